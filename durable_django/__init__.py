@@ -1,0 +1,1 @@
+"""Durable workflows in Django's own database."""

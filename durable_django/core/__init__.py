@@ -1,0 +1,1 @@
+"""The engine, pure: no Django, no I/O, no clock."""
