@@ -1,1 +1,3 @@
 """Durable workflows in Django's own database."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Tests of durable_django; the folders mirror the package."""

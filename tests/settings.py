@@ -1,0 +1,15 @@
+"""The demo project's settings on the database of the test run."""
+
+from __future__ import annotations
+
+from testproject import databases as project_databases
+from testproject.settings import *  # noqa: F403
+from tests import databases
+
+DATABASES = {"default": project_databases.from_url(databases.url())}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # Threads and processes must share the test database, so that it cannot live in memory.
+    DATABASES["default"]["TEST"] = {"NAME": f"{DATABASES['default']['NAME']}.test"}
+
+DEBUG = False
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
