@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -60,9 +61,7 @@ def _server(parts: SplitResult, engine: str, options: dict[str, str]) -> dict[st
 
 def _use_pymysql() -> None:
     """Let Django find PyMySQL, which needs no compiler, unless mysqlclient is there."""
-    try:
-        import MySQLdb  # noqa: F401
-    except ImportError:
+    if find_spec("MySQLdb") is None:
         import pymysql
 
         pymysql.install_as_MySQLdb()

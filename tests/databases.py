@@ -17,8 +17,8 @@ from urllib.parse import quote
 def url() -> str:
     """Return the database's URL, starting what it needs.
 
-    The URL goes into the environment as well, so that the processes of one test run, the workers of
-    pytest-xdist and the commands that tests start share one server: whoever reads the settings first starts it.
+    The URL goes into the environment as well: whoever reads the settings first starts the server, and the
+    processes of the same test run (pytest-xdist's, the commands that tests start) share it.
     """
     if "DATABASE_URL" not in os.environ:
         os.environ["DATABASE_URL"] = _started(os.environ.get("TEST_DATABASE", "sqlite"))
