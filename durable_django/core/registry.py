@@ -105,7 +105,7 @@ def get_name(fn: Function) -> str:
     name = getattr(fn, "__name__", None)
     if name == _LAMBDA:
         raise RegistrationError(
-            f"A lambda has no name of its own ({_place(fn)}). Give one with name=, or use def.",
+            f"A lambda has no name: {_place(fn)}. Give it one with name=, or use def.",
             Fault.LAMBDA,
             fn,
         )
