@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 _Class = TypeVar("_Class", bound=type[Any])
@@ -16,7 +17,7 @@ MAX_MESSAGE_LENGTH = 32_768
 MAX_STACK_TRACE_LENGTH = 16_384
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_PACKAGE_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PACKAGE_DIRECTORY = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 def scrub(text: str) -> str:
@@ -84,8 +85,8 @@ class FailureDetails:
     def is_caused_by(self, error_type: type[BaseException] | str) -> bool:
         """Tell whether the failure is an ``error_type``, or a subclass of it.
 
-        A string may be a qualified or a bare class name. Subclasses are known only for classes that are loaded in
-        this process: nothing is imported to find out.
+        A string may be a qualified or a bare class name. Subclasses are known only among the classes that are
+        loaded in this process: nothing is imported to find out.
 
         Raises:
             TypeError: ``error_type`` is neither an exception class nor a string.
@@ -99,15 +100,16 @@ class FailureDetails:
                 if qualified_name(failed) == self.error_type
                 for base in failed.__mro__[1:]
             )
-        if not (isinstance(error_type, type) and issubclass(error_type, BaseException)):
-            raise TypeError(f"is_caused_by() takes an exception class or its name, not {error_type!r}")
-        return any(_is_named(candidate, self.error_type) for candidate in _exception_classes(error_type))
+        cause: object = error_type  # whatever an untyped caller passes
+        if not (isinstance(cause, type) and issubclass(cause, BaseException)):
+            raise TypeError(f"is_caused_by() takes an exception class or its name, not {cause!r}")
+        return any(_is_named(candidate, self.error_type) for candidate in _exception_classes(cause))
 
 
 def _message(exc: BaseException) -> str:
     try:
         return str(exc)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - code of the user's, and the failure is recorded all the same
         return f"<no message: str() raised {type(error).__name__}>"
 
 
@@ -116,8 +118,7 @@ def _stack_trace(exc: BaseException) -> str | None:
         formatted = traceback.TracebackException.from_exception(exc, compact=True)
         _leave_out_engine(formatted)
         text = "".join(formatted.format())
-    except Exception:
-        # An exception of the user's can break the formatter; its failure is recorded all the same.
+    except Exception:  # noqa: BLE001 - attributes that raise break the formatter, and the failure is recorded
         return None
     return _clip(scrub(text), MAX_STACK_TRACE_LENGTH)
 
@@ -162,7 +163,7 @@ def _bare(name: str) -> str:
 
 
 def _is_named(cls: type, name: str) -> bool:
-    # A bare name was recorded by something that knows no Python module, such as the engine's "VersionMismatch".
+    # A bare name was recorded by something that knows no Python module, as the engine's "VersionMismatch".
     return name == (qualified_name(cls) if "." in name else cls.__name__)
 
 
