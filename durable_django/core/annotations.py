@@ -18,8 +18,8 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def input_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) -> Any | None:
     """Return the annotation of a function's second parameter, the input.
 
-    None if there is none that can be resolved, or if ``converter`` does not rebuild its type. Of a method taken
-    from its class, the second parameter is the first after ``self``.
+    None if there is none that can be resolved, or if ``converter`` does not rebuild its type. Of a method
+    taken from its class, the second parameter is the first after ``self``.
     """
     return _reconstructed(_annotations(fn)[0], converter)
 
@@ -27,8 +27,8 @@ def input_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) ->
 def return_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) -> Any | None:
     """Return the type of a function's result: awaited for a coroutine, returned in the end for a generator.
 
-    None if there is no annotation that can be resolved, or if ``converter`` does not rebuild the type; also for
-    anything but a function, such as an activity's name.
+    None if there is no annotation that can be resolved, or if ``converter`` does not rebuild the type; also
+    for anything but a function, such as an activity's name.
     """
     return _reconstructed(_annotations(fn)[1], converter)
 

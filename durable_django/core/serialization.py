@@ -50,13 +50,14 @@ class DataConverter(ABC):
 class JsonDataConverter(DataConverter):
     """Plain JSON, with no mark of Python types in it.
 
-    Besides JSON's own types it writes objects with a ``to_json()`` method, which returns what to write instead;
-    enums by value; dataclasses, named tuples and `SimpleNamespace` as objects; date and time types, `Decimal` and
-    `UUID` as Django's JSON encoder writes them.
+    Besides JSON's own types it writes objects with a ``to_json()`` method, which returns what to write
+    instead; enums by value; dataclasses, named tuples and `SimpleNamespace` as objects; date and time types,
+    `Decimal` and `UUID` as Django's JSON encoder writes them.
 
-    By type hint all of these come back, as do tuples, sets, and classes with a class method ``from_json(value)``
-    or ``from_json(value, converter)``. Without a hint, objects come back as dictionaries whose members are
-    attributes too. A payload that does not fit its hint comes back as if there were none, never half rebuilt.
+    By type hint all of these come back, as do tuples, sets, and classes with a class method
+    ``from_json(value)`` or ``from_json(value, converter)``. Without a hint, objects come back as dictionaries
+    whose members are attributes too. A payload that does not fit its hint comes back as if there were none,
+    never half rebuilt.
     """
 
     def serialize(self, value: Any) -> str | None:
