@@ -1,0 +1,189 @@
+"""System checks: what is wrong with the settings, the registered functions and the database.
+
+Their ids are stable. ``CHECKS`` says what each means; an E is an error, a W a warning.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings as django_settings
+from django.core.checks import ERROR, WARNING, CheckMessage, Tags, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import NotSupportedError, connections
+
+from durable_django import conf
+from durable_django.core import registry
+from durable_django.core.registry import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+APP = "durable_django"
+
+CHECKS = {
+    "E001": "DURABLE_DJANGO has an unknown key.",
+    "E002": "A value in DURABLE_DJANGO is of the wrong type or out of range.",
+    "E003": "DATABASE_ALIAS names no entry of DATABASES.",
+    "E004": "DATA_CONVERTER names no data converter.",
+    "E011": "Two orchestrators, two activities or two entities have the same name.",
+    "E012": "A lambda was registered without a name.",
+    "E013": "A generator function was registered as an activity or an entity.",
+    "E014": "An async generator was registered as an orchestrator.",
+    "E021": "The database is none of PostgreSQL, SQLite, MariaDB and MySQL.",
+    "E022": "The database is too old.",
+    "E023": "Transactions are not READ COMMITTED on PostgreSQL, MariaDB or MySQL.",
+    "W024": "SQLite transactions do not take the write lock when they begin.",
+    "W025": "A SQLite file is not in WAL mode.",
+}
+
+_FAULTS = {
+    Fault.DUPLICATE_NAME: "E011",
+    Fault.LAMBDA: "E012",
+    Fault.GENERATOR: "E013",
+    Fault.ASYNC_GENERATOR: "E014",
+}
+_OLDEST_SQLITE = (3, 37)
+_OLDEST_POSTGRESQL = (14,)
+_OLDEST_MARIADB = (10, 6)
+_OLDEST_MYSQL = (8, 0)
+_WAL = re.compile(r"journal_mode\s*[=(]\s*['\"]?wal\b", re.IGNORECASE)
+
+
+@register()
+def check_settings(**_: object) -> list[CheckMessage]:
+    """Check the keys and values of ``DURABLE_DJANGO``."""
+    problems = conf.find_problems(getattr(django_settings, conf.SETTING, {}))
+    if problems:
+        return [_message("E001" if problem.unknown else "E002", problem.message) for problem in problems]
+    try:
+        conf.data_converter()
+    except ImproperlyConfigured as error:
+        return [_message("E004", str(error), "Give the dotted path of a DataConverter class.")]
+    return []
+
+
+@register()
+def check_registry(**_: object) -> list[CheckMessage]:
+    """Report what the decorators could not register."""
+    return [_message(_FAULTS[problem.fault], str(problem)) for problem in registry.default_registry.problems]
+
+
+@register()
+def check_database_settings(**_: object) -> list[CheckMessage]:
+    """Check the settings of the database alias in use, without connecting."""
+    alias = _alias()
+    if alias is None:
+        return []
+    if alias not in set(connections):
+        return [
+            _message(
+                "E003",
+                f"{conf.SETTING}['DATABASE_ALIAS'] is {alias!r}, which DATABASES does not have.",
+                f"DATABASES has {', '.join(sorted(connections))}.",
+            )
+        ]
+    connection: Any = connections[alias]  # Each backend's wrapper has attributes of its own.
+    options = connection.settings_dict.get("OPTIONS") or {}
+    match connection.vendor:
+        case "sqlite":
+            return list(_check_sqlite(alias, options, in_memory=connection.is_in_memory_db()))
+        case "postgresql":
+            return list(_check_postgresql_isolation(alias, options))
+        case "mysql":
+            return list(_check_mysql_isolation(alias, options))
+        case vendor:
+            hint = "Use PostgreSQL, SQLite, MariaDB or MySQL."
+            return [_message("E021", f"Database {alias!r} is {vendor}, which is not supported.", hint)]
+
+
+@register(Tags.database)
+def check_database_version(databases: Sequence[str] | None = None, **_: object) -> list[CheckMessage]:
+    """Check the version of the database server, if Django was asked to look at it."""
+    alias = _alias()
+    if alias is None or alias not in (databases or ()):
+        return []
+    try:
+        found = _outdated(connections[alias])
+    except NotSupportedError as error:  # Django itself refuses to connect to one that is older still.
+        found = str(error)
+    return [_message("E022", f"Database {alias!r}: {found}", "Upgrade the server.")] if found else []
+
+
+def _outdated(connection: Any) -> str | None:
+    oldest: tuple[int, ...]
+    if connection.vendor == "postgresql":
+        name, oldest, found = "PostgreSQL", _OLDEST_POSTGRESQL, divmod(connection.pg_version, 10_000)
+    elif connection.vendor == "mysql" and connection.mysql_is_mariadb:
+        name, oldest, found = "MariaDB", _OLDEST_MARIADB, connection.mysql_version
+    elif connection.vendor == "mysql":
+        name, oldest, found = "MySQL", _OLDEST_MYSQL, connection.mysql_version
+    else:
+        return None
+    if found >= oldest:
+        return None
+    return f"{name} {_dotted(oldest)} or later is required, not {_dotted(found)}."
+
+
+def _check_sqlite(alias: str, options: dict[str, Any], *, in_memory: bool) -> Iterator[CheckMessage]:
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        yield _message(
+            "E022",
+            f"Database {alias!r}: SQLite {_dotted(_OLDEST_SQLITE)} or later is required, "
+            f"not {sqlite3.sqlite_version}.",
+            "Use a Python that is built with a newer SQLite.",
+        )
+    if str(options.get("transaction_mode")).upper() not in {"IMMEDIATE", "EXCLUSIVE"}:
+        yield _message(
+            "W024",
+            f"Database {alias!r}: a transaction that reads before it writes fails with 'database is locked' "
+            "when another one writes meanwhile.",
+            f"Set DATABASES[{alias!r}]['OPTIONS']['transaction_mode'] = 'IMMEDIATE'.",
+        )
+    if not in_memory and not _WAL.search(options.get("init_command") or ""):
+        yield _message(
+            "W025",
+            f"Database {alias!r}: readers and the writer block each other.",
+            f"Set DATABASES[{alias!r}]['OPTIONS']['init_command'] = 'PRAGMA journal_mode=WAL;'.",
+        )
+
+
+def _check_postgresql_isolation(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
+    from django.db.backends.postgresql.psycopg_any import IsolationLevel  # Only this backend has a driver.
+
+    read_committed = IsolationLevel.READ_COMMITTED
+    if options.get("isolation_level", read_committed) != read_committed:
+        yield _isolation_message(alias, "Remove")
+
+
+def _check_mysql_isolation(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
+    # Django's own default is READ COMMITTED; None leaves it to the server, whose default is not.
+    if str(options.get("isolation_level", "read committed")).lower() != "read committed":
+        yield _isolation_message(alias, "Set to 'read committed', or remove,")
+
+
+def _isolation_message(alias: str, remedy: str) -> CheckMessage:
+    return _message(
+        "E023",
+        f"Database {alias!r}: transactions must be READ COMMITTED. A worker reads what others have committed "
+        "after it has locked an instance.",
+        f"{remedy} DATABASES[{alias!r}]['OPTIONS']['isolation_level'].",
+    )
+
+
+def _alias() -> str | None:
+    try:
+        return conf.settings.DATABASE_ALIAS
+    except ImproperlyConfigured:
+        return None  # check_settings says why.
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _message(number: str, text: str, hint: str | None = None) -> CheckMessage:
+    level = ERROR if number.startswith("E") else WARNING
+    return CheckMessage(level, text, hint=hint, id=f"{APP}.{number}")
