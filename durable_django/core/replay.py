@@ -1,0 +1,536 @@
+"""The engine: one live execution of an orchestrator.
+
+An `Execution` holds the user's running generator or coroutine and is fed events. `Execution.replay` brings it to
+where a stored history ends; `Execution.turn` applies new events, one by one, and returns what changed. Nothing
+here looks at a clock or a database, so the same events always lead to the same outcome.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from durable_django.core import events
+from durable_django.core.calls import call
+from durable_django.core.context import OrchestrationContext
+from durable_django.core.decisions import (
+    SCHEDULING_EVENTS,
+    ContinueAsNew,
+    Decision,
+    TurnOutcome,
+    check_same,
+)
+from durable_django.core.errors import (
+    FailureDetails,
+    NonDeterminismError,
+    OrchestrationStateError,
+    OrchestratorNotRegisteredError,
+)
+from durable_django.core.events import HistoryEvent
+from durable_django.core.failures import FailureLog
+from durable_django.core.options import ExecutionOptions
+from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration
+from durable_django.core.retry import RetryPolicy
+from durable_django.core.sites import call_site, pause_site
+from durable_django.core.status import OrchestrationStatus
+from durable_django.core.tasks import CancellableTask, CompletableTask, RetryableTask, Task, TimerTask
+
+logger = logging.getLogger("durable_django.replay")
+
+Body = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
+
+_Completed = events.TaskCompletedEvent | events.SubOrchestrationInstanceCompletedEvent
+_Failed = events.TaskFailedEvent | events.SubOrchestrationInstanceFailedEvent
+
+_NEVER = datetime.min
+_NO_DETAILS = FailureDetails("the failure left no details", "durable_django.task.TaskFailedError")
+
+
+@dataclass(slots=True)
+class _End:
+    """How the execution ended; ``trusted`` is False where code and history do not fit together."""
+
+    status: OrchestrationStatus
+    output: str | None = None
+    failure: FailureDetails | None = None
+    cause: BaseException | None = None
+    continue_as_new: ContinueAsNew | None = None
+    trusted: bool = True
+
+
+class Execution:
+    """One execution of one instance, alive in memory."""
+
+    def __init__(self, instance_id: str, options: ExecutionOptions) -> None:
+        self.instance_id = instance_id
+        self.options = options
+        self.now = _NEVER
+        self.is_replaying = True
+        self.custom_status: str | None = None
+        self.length = 0
+        """How many events the history has, appended ones included: the position of the next."""
+
+        self._started: events.ExecutionStartedEvent | None = None
+        self._body: Body | None = None
+        self._awaited: Task[Any] | None = None
+        self._end: _End | None = None
+        self._sealed = False
+        self._wanted_restart: tuple[str | None, bool] | None = None
+
+        self._task_ids = itertools.count(1)
+        self._uuid_numbers = itertools.count()
+        self._open: dict[int, CompletableTask[Any]] = {}
+        self._reschedule: dict[int, Callable[[], None]] = {}
+        self._failures = FailureLog()
+        self._waiting: defaultdict[str, deque[tuple[str, CancellableTask[Any]]]] = defaultdict(deque)
+        self._buffered: defaultdict[str, deque[tuple[int, events.EventRaisedEvent]]] = defaultdict(deque)
+
+        self._undecided: dict[int, Decision] = {}
+        self._appended: list[HistoryEvent] = []
+        self._cancelled_timers: list[int] = []
+
+    # ---------------------------------------------------------------- what a worker calls
+
+    @property
+    def started(self) -> events.ExecutionStartedEvent:
+        """The event that started the execution.
+
+        Raises:
+            OrchestrationStateError: There was none yet.
+        """
+        if self._started is None:
+            raise OrchestrationStateError(
+                f"{self.instance_id}: the history does not begin with a start event."
+            )
+        return self._started
+
+    def replay(self, history: Iterable[HistoryEvent]) -> None:
+        """Bring the code to where ``history`` ends.
+
+        What does not fit is not raised: it ends the execution, and the next turn says so.
+        """
+        self.is_replaying = True
+        for event in history:
+            self.length += 1
+            if self._end is not None and not self._end.trusted:
+                continue
+            self.now = max(self.now, event.timestamp)
+            try:
+                if type(event) in SCHEDULING_EVENTS:
+                    self._recall(event)
+                else:
+                    self._apply(event)
+            except NonDeterminismError as error:
+                self._fail(error, trusted=False)
+
+    def turn(self, now: datetime, new_events: Sequence[HistoryEvent]) -> TurnOutcome:
+        """Apply ``new_events`` in order and return what that changed.
+
+        The outcome's events carry the turn's time: ``now`` (naive UTC), unless the last turn or a timer that
+        fires in this one has a later time.
+        """
+        due = (event.fire_at for event in new_events if isinstance(event, events.TimerFiredEvent))
+        self.now = max(now, self.now, *due)
+        self.is_replaying = False
+        self._appended = []
+        self._cancelled_timers = []
+        self._adopt_undecided()
+        consumed = 0
+        for event in new_events:
+            if self._end is not None and self._end.trusted:
+                break
+            event.timestamp = self.now
+            self._append(event)
+            consumed += 1
+            if self._end is None:
+                self._apply(event)
+        return self._outcome(consumed)
+
+    def refuse(self, failure: FailureDetails) -> None:
+        """Fail the execution without running its code: the next turn records its events and this end."""
+        self._end_with(_End(OrchestrationStatus.FAILED, failure=failure, trusted=False))
+
+    def close(self) -> None:
+        """Drop the code where it stands. Its ``finally`` blocks run, but decide nothing."""
+        self._sealed = True
+        body, self._body = self._body, None
+        if body is None:
+            return
+        try:
+            body.close()
+        except Exception:
+            logger.warning("%s: cleaning up after the orchestrator failed", self.instance_id, exc_info=True)
+
+    # ---------------------------------------------------------------- what the context calls
+
+    def next_task_id(self) -> int:
+        """Return the number of the next decision, from 1."""
+        return next(self._task_ids)
+
+    def next_uuid_number(self) -> int:
+        """Return the number of the next uuid, from 0."""
+        return next(self._uuid_numbers)
+
+    def schedule_activity(
+        self,
+        name: str,
+        payload: str | None,
+        *,
+        options: ActivityRegistration,
+        tags: dict[str, str] | None,
+        retry_policy: RetryPolicy | None,
+        expected_type: Any,
+    ) -> CompletableTask[Any]:
+        """Decide on an activity and return its task."""
+        task_id = self.next_task_id()
+
+        def decide() -> None:
+            self._decide(
+                events.TaskScheduledEvent(
+                    task_id,
+                    self.now,
+                    name,
+                    input=payload,
+                    tags=tags,
+                    queue=options.queue,
+                    priority=options.priority or None,
+                )
+            )
+
+        return self._schedule(task_id, decide, retry_policy, expected_type)
+
+    def schedule_child(
+        self,
+        task_id: int,
+        name: str,
+        payload: str | None,
+        *,
+        instance_id: str,
+        options: OrchestratorRegistration,
+        version: str | None,
+        retry_policy: RetryPolicy | None,
+        expected_type: Any,
+    ) -> CompletableTask[Any]:
+        """Decide on a sub-orchestration and return its task."""
+
+        def decide() -> None:
+            self._decide(
+                events.SubOrchestrationInstanceCreatedEvent(
+                    task_id,
+                    self.now,
+                    instance_id,
+                    name,
+                    version=version,
+                    input=payload,
+                    queue=options.queue,
+                    priority=options.priority or None,
+                )
+            )
+
+        return self._schedule(task_id, decide, retry_policy, expected_type)
+
+    def schedule_timer(self, fire_at: datetime, then: Callable[[], None] | None = None) -> TimerTask:
+        """Decide on a durable timer, or on the first piece of a long one, and return its task."""
+        timer = TimerTask(fire_at, then)
+        self._start_timer(timer, fire_at)
+        return timer
+
+    def wait_for_event(self, name: str, data_type: Any) -> CancellableTask[Any]:
+        """Return a task for the next event called ``name``: complete already if one is buffered."""
+        task: CancellableTask[Any] = CancellableTask(data_type)
+        key = name.casefold()
+        if buffered := self._buffered.get(key):
+            _, event = buffered.popleft()
+            task.complete(self.options.codec.loads(event.input, data_type))
+        else:
+            self._waiting[key].append((name, task))
+            task.set_cancel_handler(lambda: self._stop_waiting(key, task))
+        return task
+
+    def send_event(self, instance_id: str, name: str, payload: str | None) -> None:
+        """Decide on an event for another instance."""
+        self._decide(events.EventSentEvent(self.next_task_id(), self.now, instance_id, name, input=payload))
+
+    def set_custom_status(self, payload: str | None) -> None:
+        """Replace the custom status."""
+        if not self._sealed:
+            self.custom_status = payload
+
+    def request_continue_as_new(self, payload: str | None, save_events: bool) -> None:
+        """Make the execution start over at its next pause."""
+        self._wanted_restart = (payload, save_events)
+
+    # ---------------------------------------------------------------- decisions
+
+    def _decide(self, event: HistoryEvent) -> None:
+        if self._sealed:
+            return
+        if self.is_replaying:
+            self._undecided[event.event_id] = Decision(event, call_site())
+        else:
+            self._append(event)
+
+    def _recall(self, recorded: HistoryEvent) -> None:
+        """Find the decision that ``recorded`` was."""
+        decided = self._undecided.pop(recorded.event_id, None)
+        check_same(recorded, decided, pause_site(self._body) if decided is None else None)
+
+    def _adopt_undecided(self) -> None:
+        """Take what replay decided beyond the history for new: code that grew, or rows that a rewind left out."""
+        undecided, self._undecided = self._undecided, {}
+        if self._end is not None and not self._end.trusted:
+            return
+        for decision in undecided.values():
+            decision.event.timestamp = self.now
+            self._append(decision.event)
+
+    def _append(self, event: HistoryEvent) -> None:
+        self._appended.append(event)
+        self.length += 1
+
+    def _schedule(
+        self, task_id: int, decide: Callable[[], None], retry_policy: RetryPolicy | None, expected_type: Any
+    ) -> CompletableTask[Any]:
+        task: CompletableTask[Any]
+        if retry_policy is None:
+            task = CompletableTask(expected_type)
+        else:
+            task = RetryableTask(retry_policy, self.now, expected_type)
+            self._reschedule[task_id] = decide
+        self._open[task_id] = task
+        decide()
+        return task
+
+    def _start_timer(self, timer: TimerTask, final: datetime) -> None:
+        """Decide on ``timer``, or on its next piece where ``final`` is further away than one timer may be."""
+        task_id = self.next_task_id()
+        longest = self.options.maximum_timer_interval
+        fire_at = self.now + longest if longest is not None and final - self.now > longest else final
+        self._open[task_id] = timer
+        timer.set_cancel_handler(lambda: self._cancel_timer(task_id))
+        self._decide(events.TimerCreatedEvent(task_id, self.now, fire_at))
+
+    def _cancel_timer(self, task_id: int) -> None:
+        self._open.pop(task_id, None)
+        if not self._sealed:
+            self._cancelled_timers.append(task_id)
+
+    def _stop_waiting(self, key: str, task: CancellableTask[Any]) -> None:
+        self._waiting[key] = deque(entry for entry in self._waiting[key] if entry[1] is not task)
+
+    # ---------------------------------------------------------------- incoming events
+
+    def _apply(self, event: HistoryEvent) -> None:
+        """Let one event of the world happen to the code; the operators' trail is for people to read."""
+        handler = _HANDLERS.get(type(event))
+        if handler is None:
+            return
+        try:
+            handler(self, event)
+        except (NonDeterminismError, MemoryError):
+            raise
+        except Exception as error:  # A payload that the converter cannot read, say: this instance's fault.
+            self._fail(error)
+        self._advance()
+
+    def _start(self, event: events.ExecutionStartedEvent) -> None:
+        if self._started is not None:
+            logger.warning("%s: a second start event is ignored", self.instance_id)
+            return
+        self._started = event
+        try:
+            registered = self.options.registry.orchestrator(event.name)
+        except OrchestratorNotRegisteredError as error:
+            self._fail(error, trusted=False)
+            return
+        try:
+            result = call(registered.fn, OrchestrationContext(self), event.input, self.options.codec)
+        except Exception as error:
+            self._fail(error)
+            return
+        if inspect.isgenerator(result) or inspect.iscoroutine(result):
+            self._body = result
+        elif inspect.isasyncgen(result) or inspect.isawaitable(result):
+            self._fail(TypeError(f"Orchestrator {event.name!r} must be a generator, an async def or a plain "
+                                 f"function; it returned {type(result).__name__}."))  # fmt: skip
+        else:
+            self._finish(result)
+
+    def _claim(self, task_id: int, event: HistoryEvent) -> CompletableTask[Any] | None:
+        """Take the open task that ``event`` completes."""
+        task = self._open.pop(task_id, None)
+        if task is None and self._end is None:
+            # A timer that was cancelled may still fire; for anything else it is news.
+            level = logging.DEBUG if isinstance(event, events.TimerFiredEvent) else logging.WARNING
+            kind = type(event).__name__
+            logger.log(level, "%s: %s for task #%s is ignored: nobody waits", self.instance_id, kind, task_id)
+        return task
+
+    def _complete(self, event: _Completed) -> None:
+        task_id = event.task_scheduled_id
+        task = self._claim(task_id, event)
+        if task is not None:
+            self._reschedule.pop(task_id, None)
+            task.complete(self.options.codec.loads(event.result, task._expected_type))
+
+    def _fail_task(self, event: _Failed) -> None:
+        task_id = event.task_scheduled_id
+        task = self._claim(task_id, event)
+        if task is None:
+            return
+        if isinstance(task, RetryableTask):
+            delay = task._retry_policy.next_delay(task._attempts, self.now, task._start_time)
+            if delay is not None:
+                self._retry(task_id, task, delay)
+                return
+        self._reschedule.pop(task_id, None)
+        failure = self._failures.add(self.length - 1)
+        task._on_observed = lambda: failure.observe(self._next_decision())
+        what = "Activity task" if isinstance(event, events.TaskFailedEvent) else "Sub-orchestration task"
+        details = event.failure_details or _NO_DETAILS
+        task.fail(f"{self.instance_id}: {what} #{task_id} failed: {details.message}", details)
+        failure.error = task._exception
+
+    def _next_decision(self) -> int:
+        """Return where in the history the code's next decision stands, in a replay as in a live turn."""
+        return self.length + len(self._undecided)
+
+    def _retry(self, task_id: int, task: RetryableTask[Any], delay: timedelta) -> None:
+        """Wait for ``delay``, then schedule the task again under its old id."""
+        task._attempts += 1
+
+        def again() -> None:
+            self._open[task_id] = task
+            self._reschedule[task_id]()
+
+        self.schedule_timer(self.now + delay, again)
+
+    def _fire(self, event: events.TimerFiredEvent) -> None:
+        timer = self._claim(event.timer_id, event)
+        if not isinstance(timer, TimerTask):
+            return
+        final = timer._final_fire_at
+        if final is not None and event.fire_at < final:
+            self._start_timer(timer, final)
+            return
+        timer.complete(None)
+        if timer._then is not None:
+            timer._then()
+
+    def _raise(self, event: events.EventRaisedEvent) -> None:
+        key = event.name.casefold()
+        if waiting := self._waiting.get(key):
+            _, task = waiting.popleft()
+            task.complete(self.options.codec.loads(event.input, task._expected_type))
+        else:
+            self._buffered[key].append((self.length, event))
+
+    # ---------------------------------------------------------------- the code
+
+    def _advance(self) -> None:
+        """Run the code until it waits for something that is not complete, or ends."""
+        while self._end is None and self._body is not None:
+            awaited = self._awaited
+            if awaited is not None and not awaited._is_complete:
+                return
+            try:
+                if awaited is None:
+                    yielded = self._body.send(None)
+                elif awaited._exception is not None:
+                    awaited._observe()
+                    yielded = self._body.throw(awaited._exception)
+                else:
+                    yielded = self._body.send(awaited._result)
+            except StopIteration as stop:
+                self._finish(stop.value)
+            except (KeyboardInterrupt, MemoryError):
+                raise
+            except BaseException as error:  # SystemExit and its like end the instance, not the worker.
+                self._fail(error)
+            else:
+                self._wait_for(yielded)
+
+    def _wait_for(self, yielded: object) -> None:
+        self._awaited = yielded if isinstance(yielded, Task) else None
+        if self._wanted_restart is not None:
+            self._restart(*self._wanted_restart)
+        elif self._awaited is None:
+            site = pause_site(self._body)
+            at = f" at {site}" if site else ""
+            name = self.started.name
+            self._fail(TypeError(f"Orchestrator {name!r} yielded {type(yielded).__name__}{at}, which is not a "
+                                 "task. Yield or await what the context's methods, when_all() and when_any() "
+                                 "return."))  # fmt: skip
+
+    def _finish(self, result: object) -> None:
+        if self._wanted_restart is not None:
+            self._restart(*self._wanted_restart)
+            return
+        try:
+            output = self.options.codec.dumps(result, f"the result of orchestrator {self.started.name!r}")
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._end_with(_End(OrchestrationStatus.COMPLETED, output))
+
+    def _restart(self, payload: str | None, save_events: bool) -> None:
+        carried: list[tuple[int, events.EventRaisedEvent]] = []
+        if save_events:
+            carried = sorted(itertools.chain(*self._buffered.values()), key=lambda entry: entry[0])
+        following = ContinueAsNew(payload, tuple(event for _, event in carried))
+        self._end_with(_End(OrchestrationStatus.CONTINUED_AS_NEW, continue_as_new=following))
+
+    def _fail(self, error: BaseException, *, trusted: bool = True) -> None:
+        failure = FailureDetails.from_exception(error)
+        self._end_with(_End(OrchestrationStatus.FAILED, failure=failure, cause=error, trusted=trusted))
+
+    def _end_with(self, end: _End) -> None:
+        self._end = end
+        self.close()
+
+    # ---------------------------------------------------------------- the outcome
+
+    def _outcome(self, consumed: int) -> TurnOutcome:
+        end = self._end
+        if end is None:
+            status = OrchestrationStatus.RUNNING
+        else:
+            status = end.status
+            self._append(self._end_event(end))
+        return TurnOutcome(
+            status=status,
+            events=self._appended,
+            consumed=consumed,
+            output=end.output if end else None,
+            failure=end.failure if end else None,
+            custom_status=self.custom_status,
+            waiting_for=[] if end else [name for queue in self._waiting.values() for name, _ in queue],
+            cancelled_timers=self._cancelled_timers,
+            has_open_timers=any(isinstance(task, TimerTask) for task in self._open.values()),
+            continue_as_new=end.continue_as_new if end else None,
+        )
+
+    def _end_event(self, end: _End) -> HistoryEvent:
+        if end.continue_as_new is not None:
+            return events.ContinueAsNewEvent(-1, self.now, end.continue_as_new.input)
+        event = events.ExecutionCompletedEvent(-1, self.now, end.status.value, end.output, end.failure)
+        if end.cause is not None and end.trusted:
+            event.failed_by, event.undo_from = self._failures.blame(end.cause)
+        return event
+
+
+_HANDLERS: dict[type[HistoryEvent], Callable[[Execution, Any], None]] = {
+    events.ExecutionStartedEvent: Execution._start,
+    events.TaskCompletedEvent: Execution._complete,
+    events.TaskFailedEvent: Execution._fail_task,
+    events.SubOrchestrationInstanceCompletedEvent: Execution._complete,
+    events.SubOrchestrationInstanceFailedEvent: Execution._fail_task,
+    events.TimerFiredEvent: Execution._fire,
+    events.EventRaisedEvent: Execution._raise,
+}

@@ -1,0 +1,257 @@
+"""The tables. Columns, constraints and indexes; behaviour is in ``store``, ``client`` and ``worker``.
+
+Rows that senders insert point at their owner without a database constraint, so that an insert takes no lock there:
+a client may raise an event while a worker holds the instance. Payloads are JSON *text*, written once and never
+parsed by the database.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+NAME_LENGTH = 255
+EXECUTION_ID_LENGTH = 32
+
+
+class InstanceStatus(models.IntegerChoices):
+    """`durable_django.core.status.OrchestrationStatus`, with words for people."""
+
+    RUNNING = 0, _("Running")
+    COMPLETED = 1, _("Completed")
+    FAILED = 3, _("Failed")
+    TERMINATED = 5, _("Terminated")
+    PENDING = 6, _("Pending")
+    SUSPENDED = 7, _("Suspended")
+
+
+class MessageKind(models.IntegerChoices):
+    """What a message in an instance's inbox is."""
+
+    START = 1, _("Start of the next execution")
+    EVENT = 2, _("External event")
+    TASK_COMPLETED = 3, _("Activity completed")
+    TASK_FAILED = 4, _("Activity failed")
+    CHILD_COMPLETED = 5, _("Sub-orchestration completed")
+    CHILD_FAILED = 6, _("Sub-orchestration failed")
+
+
+class Instance(models.Model):
+    """One orchestration instance, over all its executions.
+
+    A pending one whose ``start_at`` has come is itself the signal to start: it needs no message.
+    """
+
+    instance_id = models.CharField(_("instance id"), max_length=NAME_LENGTH, unique=True)
+    execution_id = models.CharField(_("execution id"), max_length=EXECUTION_ID_LENGTH)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH)
+    version = models.CharField(_("version"), max_length=NAME_LENGTH, null=True, blank=True)
+    queue = models.CharField(_("queue"), max_length=NAME_LENGTH)
+    priority = models.SmallIntegerField(_("priority"), default=0)
+    status = models.SmallIntegerField(_("status"), choices=InstanceStatus)
+
+    input = models.TextField(_("input"), null=True, blank=True)
+    output = models.TextField(_("output"), null=True, blank=True)
+    custom_status = models.TextField(_("custom status"), null=True, blank=True)
+    failure = models.TextField(_("failure"), null=True, blank=True)
+    tags = models.JSONField(_("tags"), null=True, blank=True)
+    waiting_for = models.JSONField(_("waiting for"), default=list, blank=True)
+
+    parent = models.ForeignKey(
+        "self",
+        models.DO_NOTHING,
+        verbose_name=_("parent"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="children",
+    )
+    parent_execution_id = models.CharField(
+        _("parent's execution id"), max_length=EXECUTION_ID_LENGTH, null=True, blank=True
+    )
+    parent_task_id = models.IntegerField(_("parent's task id"), null=True, blank=True)
+
+    start_at = models.DateTimeField(_("start at"))
+    created_at = models.DateTimeField(_("created at"))
+    last_updated_at = models.DateTimeField(_("last updated at"))
+    completed_at = models.DateTimeField(_("completed at"), null=True, blank=True)
+
+    next_sequence = models.IntegerField(_("next sequence"), default=0)
+    turn = models.IntegerField(_("turn"), default=0)
+    tries = models.SmallIntegerField(_("tries"), default=0)
+
+    class Meta:
+        verbose_name = _("orchestration instance")
+        verbose_name_plural = _("orchestration instances")
+        indexes: ClassVar = [
+            # The claim of pending instances reads this in order and stops when it has enough.
+            models.Index(fields=["status", "-priority", "start_at", "id"], name="durable_instance_claim"),
+            models.Index(fields=["created_at", "id"], name="durable_instance_created"),
+            models.Index(
+                fields=["completed_at", "id"],
+                name="durable_instance_completed",
+                condition=models.Q(completed_at__isnull=False),
+            ),
+            models.Index(fields=["name", "created_at"], name="durable_instance_name"),
+        ]
+
+    def __str__(self) -> str:
+        return self.instance_id
+
+
+class HistoryEvent(models.Model):
+    """One event of one execution. Rows are only ever added: what starts over gets a new execution."""
+
+    instance = models.ForeignKey(
+        Instance, models.DO_NOTHING, verbose_name=_("instance"), db_constraint=False, db_index=False
+    )
+    execution_id = models.CharField(_("execution id"), max_length=EXECUTION_ID_LENGTH)
+    sequence = models.IntegerField(_("sequence"))
+    timestamp = models.DateTimeField(_("timestamp"))
+    turn = models.IntegerField(_("turn"))
+    kind = models.SmallIntegerField(_("kind"))
+    task_id = models.IntegerField(_("task id"), null=True, blank=True)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH, null=True, blank=True)
+    data = models.TextField(_("data"), null=True, blank=True)
+    attributes = models.TextField(_("attributes"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("history event")
+        verbose_name_plural = _("history events")
+        constraints: ClassVar = [
+            # The tripwire: two writers of one execution cannot both commit.
+            models.UniqueConstraint(
+                fields=["instance", "execution_id", "sequence"], name="durable_history_sequence"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.execution_id}/{self.sequence}"
+
+
+class Message(models.Model):
+    """One message in an instance's inbox, deleted by the turn that takes it in.
+
+    ``held`` marks what a suspended instance cannot take now. ``execution_id`` is that of the execution which
+    waits for a result; an external event is for whichever comes.
+    """
+
+    instance = models.ForeignKey(
+        Instance, models.DO_NOTHING, verbose_name=_("instance"), db_constraint=False, db_index=False
+    )
+    execution_id = models.CharField(_("execution id"), max_length=EXECUTION_ID_LENGTH, null=True, blank=True)
+    kind = models.SmallIntegerField(_("kind"), choices=MessageKind)
+    task_id = models.IntegerField(_("task id"), null=True, blank=True)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH, null=True, blank=True)
+    data = models.TextField(_("data"), null=True, blank=True)
+    attributes = models.TextField(_("attributes"), null=True, blank=True)
+    visible_at = models.DateTimeField(_("visible at"))
+    held = models.BooleanField(_("held"), default=False)
+
+    class Meta:
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
+        indexes: ClassVar = [
+            models.Index(fields=["instance", "id"], name="durable_message_inbox"),
+            models.Index(
+                fields=["visible_at", "instance"],
+                name="durable_message_ready",
+                condition=models.Q(held=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} #{self.pk}"
+
+
+class Timer(models.Model):
+    """A durable timer that has not fired."""
+
+    instance = models.ForeignKey(
+        Instance, models.DO_NOTHING, verbose_name=_("instance"), db_constraint=False, db_index=False
+    )
+    execution_id = models.CharField(_("execution id"), max_length=EXECUTION_ID_LENGTH)
+    task_id = models.IntegerField(_("task id"))
+    fire_at = models.DateTimeField(_("fire at"))
+
+    class Meta:
+        verbose_name = _("timer")
+        verbose_name_plural = _("timers")
+        indexes: ClassVar = [
+            models.Index(fields=["instance", "task_id"], name="durable_timer_instance"),
+            models.Index(fields=["fire_at", "instance"], name="durable_timer_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.task_id} at {self.fire_at:%Y-%m-%d %H:%M:%S}"
+
+
+class ActivityTask(models.Model):
+    """An activity that has no recorded result yet.
+
+    Anybody may claim it once ``visible_at`` has come. A lease moves that to its own end and puts a token here, by
+    which its holder, and nobody else, may renew it and record the result.
+    """
+
+    instance = models.ForeignKey(
+        Instance, models.DO_NOTHING, verbose_name=_("instance"), db_constraint=False, db_index=False
+    )
+    execution_id = models.CharField(_("execution id"), max_length=EXECUTION_ID_LENGTH)
+    task_id = models.IntegerField(_("task id"))
+    name = models.CharField(_("name"), max_length=NAME_LENGTH)
+    input = models.TextField(_("input"), null=True, blank=True)
+    tags = models.TextField(_("tags"), null=True, blank=True)
+    queue = models.CharField(_("queue"), max_length=NAME_LENGTH)
+    priority = models.SmallIntegerField(_("priority"), default=0)
+    created_at = models.DateTimeField(_("created at"))
+    visible_at = models.DateTimeField(_("visible at"))
+    deliveries = models.IntegerField(_("deliveries"), default=0)
+    lease_token = models.BigIntegerField(_("lease token"), null=True, blank=True)
+    worker = models.CharField(_("worker"), max_length=NAME_LENGTH, null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("activity task")
+        verbose_name_plural = _("activity tasks")
+        indexes: ClassVar = [
+            models.Index(fields=["-priority", "visible_at", "id"], name="durable_activity_claim"),
+            models.Index(fields=["lease_token"], name="durable_activity_lease"),
+            models.Index(fields=["instance", "task_id"], name="durable_activity_instance"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} #{self.task_id}"
+
+
+class Worker(models.Model):
+    """A worker process.
+
+    ``suspect`` is the instance whose code it has been running for long, or, after a crash, any instance that it is
+    about to run: if the process dies, that counts against the instance.
+    """
+
+    identity = models.CharField(_("identity"), max_length=NAME_LENGTH, unique=True)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH, blank=True)
+    host = models.CharField(_("host"), max_length=NAME_LENGTH)
+    pid = models.IntegerField(_("process id"))
+    queues = models.JSONField(_("queues"), null=True, blank=True)
+    started_at = models.DateTimeField(_("started at"))
+    last_heartbeat_at = models.DateTimeField(_("last heartbeat at"))
+    suspect = models.ForeignKey(
+        Instance,
+        models.DO_NOTHING,
+        verbose_name=_("suspect"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="+",
+    )
+
+    class Meta:
+        verbose_name = _("worker")
+        verbose_name_plural = _("workers")
+        indexes: ClassVar = [models.Index(fields=["last_heartbeat_at"], name="durable_worker_heartbeat")]
+
+    def __str__(self) -> str:
+        return self.name or self.identity

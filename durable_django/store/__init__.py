@@ -1,0 +1,1 @@
+"""Every query, every lock, and every conversion between rows and events."""

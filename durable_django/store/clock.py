@@ -1,0 +1,69 @@
+"""The one clock, and the one place where datetimes change their form.
+
+Inside the package a datetime is naive UTC, as orchestrators see it. What a database wants depends on the backend
+and on ``USE_TZ``; `to_database` and `from_database` know. The ORM is given aware datetimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connections
+from django.utils import timezone
+
+_offset = timedelta(0)
+_frozen: datetime | None = None
+
+
+def now() -> datetime:
+    """Return the present, naive UTC."""
+    present = _frozen if _frozen is not None else datetime.now(UTC).replace(tzinfo=None)
+    return present + _offset
+
+
+def move(by: timedelta) -> None:
+    """Move the clock of this process. For tests."""
+    global _offset  # noqa: PLW0603 - one clock is the point
+    _offset += by
+
+
+@contextmanager
+def frozen(at: datetime | None = None) -> Iterator[None]:
+    """Stop the clock, at ``at`` (naive UTC) or now, so that only `move` moves it. For tests."""
+    global _frozen, _offset  # noqa: PLW0603 - one clock is the point
+    before = _frozen, _offset
+    _frozen, _offset = (now() if at is None else at), timedelta(0)
+    try:
+        yield
+    finally:
+        _frozen, _offset = before
+
+
+def aware(value: datetime) -> datetime:
+    """Return a naive UTC datetime as the ORM wants it."""
+    result = value.replace(tzinfo=UTC)
+    return result if settings.USE_TZ else timezone.make_naive(result)
+
+
+def naive(value: datetime) -> datetime:
+    """Return a datetime of the ORM's, or of a user's, as naive UTC; a naive one of a user's is UTC already."""
+    return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+
+
+def from_orm(value: datetime) -> datetime:
+    """Return a datetime that the ORM or a raw cursor has read as naive UTC."""
+    if value.tzinfo is None and not settings.USE_TZ:
+        value = timezone.make_aware(value)
+    return naive(value)
+
+
+def to_database(using: str, value: datetime) -> Any:
+    """Return a naive UTC datetime as a parameter for SQL on the database ``using``."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        return value.replace(tzinfo=UTC)
+    return connection.ops.adapt_datetimefield_value(aware(value))
