@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from django.contrib.auth.models import Group
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
@@ -61,3 +66,18 @@ def test_postgres_keeps_its_promises() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SHOW fsync")
         assert cursor.fetchone() == ("on",)
+
+
+def test_a_command_works_on_the_test_database(command_environment: dict[str, str]) -> None:
+    Group.objects.create(name="seen from outside")
+    code = "from django.contrib.auth.models import Group; print(*Group.objects.all())"
+    output = subprocess.run(
+        [sys.executable, "manage.py", "shell", "-v", "0", "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert "seen from outside" in output
