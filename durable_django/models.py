@@ -203,6 +203,7 @@ class ActivityTask(models.Model):
     name = models.CharField(_("name"), max_length=NAME_LENGTH)
     input = models.TextField(_("input"), null=True, blank=True)
     tags = models.TextField(_("tags"), null=True, blank=True)
+    version = models.CharField(_("version"), max_length=NAME_LENGTH, null=True, blank=True)
     queue = models.CharField(_("queue"), max_length=NAME_LENGTH)
     priority = models.SmallIntegerField(_("priority"), default=0)
     created_at = models.DateTimeField(_("created at"))

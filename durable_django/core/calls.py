@@ -20,7 +20,7 @@ def call(function: Callable[..., Any], context: object, payload: str | None, cod
     """
     if not _takes_input(function):
         return function(context)
-    return function(context, codec.loads(payload, input_type(function)))
+    return function(context, codec.loads(payload, input_type(function, codec.converter)))
 
 
 @lru_cache(maxsize=4096)

@@ -55,4 +55,4 @@ class ExecutionOptions:
         """Return what a result is rebuilt as: ``explicit``, else what the function's annotation says."""
         if explicit is not None:
             return explicit
-        return None if isinstance(function, str) else return_type(function)
+        return None if isinstance(function, str) else return_type(function, self.codec.converter)

@@ -1,10 +1,11 @@
-"""PostgreSQL's own: COPY for many rows, LISTEN for wake-ups. The only module that imports psycopg."""
+"""PostgreSQL's own: COPY for many rows, LISTEN and NOTIFY for wake-ups. The only module that imports psycopg."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from django.db import connections
 from django.db.backends.utils import CursorWrapper
 
 COPY_FROM_ROWS = 16
@@ -16,3 +17,29 @@ def copy(cursor: CursorWrapper, target: str, rows: Iterable[Sequence[Any]]) -> N
     with cursor.cursor.copy(f"COPY {target} FROM STDIN") as stream:
         for row in rows:
             stream.write_row(row)
+
+
+def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
+    """Send notifications, in a transaction of their own."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, list(payloads)])
+
+
+def listen(using: str, channel: str, beat: float) -> Iterator[str | None]:
+    """Yield the payloads that arrive on ``channel``; None at first, and every ``beat`` seconds of silence.
+
+    The connection is one of its own, closed with the iterator.
+    """
+    connection = connections.create_connection(using)  # type: ignore[no-untyped-call]
+    try:
+        connection.ensure_connection()
+        raw = connection.connection
+        raw.autocommit = True
+        raw.execute(f'LISTEN "{channel}"')
+        yield None
+        while True:
+            for notification in raw.notifies(timeout=beat, stop_after=1):
+                yield notification.payload
+            yield None
+    finally:
+        connection.close()

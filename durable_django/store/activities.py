@@ -1,0 +1,252 @@
+"""Activity tasks: claimed under a lease, renewed, given back, and recorded exactly once.
+
+A lease is a token made here in Python, so that a row can be leased by the very statement that inserts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.models import ActivityTask, Instance
+from durable_django.store import clock, rows
+from durable_django.store.rows import any_of, columns, table
+from durable_django.store.scope import Served
+
+_TASK_FIELDS = (
+    "instance",
+    "execution_id",
+    "task_id",
+    "name",
+    "input",
+    "tags",
+    "version",
+    "queue",
+    "priority",
+    "created_at",
+    "visible_at",
+    "deliveries",
+    "lease_token",
+    "worker",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """An activity that this process may run until its lease ends."""
+
+    token: int
+    instance: int
+    instance_id: str
+    task_id: int
+    name: str
+    input: str | None
+    queue: str
+    queued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewActivity:
+    """An activity to insert; with a ``token`` it is leased to the inserter at once."""
+
+    instance: int
+    execution_id: str
+    task_id: int
+    name: str
+    input: str | None
+    tags: dict[str, str] | None
+    version: str | None
+    queue: str
+    priority: int
+    token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A finished activity whose row was still its holder's, and is gone now."""
+
+    token: int
+    instance: int
+    execution_id: str
+    task_id: int
+
+
+def new_token() -> int:
+    """Return a lease token: 63 random bits."""
+    return int.from_bytes(os.urandom(8), "big") >> 1
+
+
+def add(
+    cursor: CursorWrapper,
+    new: Sequence[NewActivity],
+    now: datetime,
+    *,
+    worker: str | None = None,
+    lease_until: datetime | None = None,
+) -> None:
+    """Insert activities; those with a token are leased to ``worker`` until ``lease_until``."""
+    if not new:
+        return
+    using = cursor.db.alias
+    present = clock.to_database(using, now)
+    until = present if lease_until is None else clock.to_database(using, lease_until)
+    rows.insert(
+        cursor,
+        ActivityTask,
+        _TASK_FIELDS,
+        [
+            (
+                task.instance,
+                task.execution_id,
+                task.task_id,
+                task.name,
+                task.input,
+                json.dumps(task.tags) if task.tags else None,
+                task.version,
+                task.queue,
+                task.priority,
+                present,
+                present if task.token is None else until,
+                0 if task.token is None else 1,
+                task.token,
+                None if task.token is None else worker,
+            )
+            for task in new
+        ],
+    )
+
+
+def claim(
+    cursor: CursorWrapper, served: Served, worker: str, now: datetime, lease_until: datetime, limit: int
+) -> list[Leased]:
+    """Lease up to ``limit`` activities whose time has come, the highest priority and the oldest first.
+
+    That includes those whose last lease has run out.
+    """
+    vendor = cursor.db.vendor
+    condition, parameters = served.condition(vendor, "a.")
+    lock = {"postgresql": " FOR NO KEY UPDATE OF a SKIP LOCKED", "sqlite": ""}.get(
+        vendor, " FOR UPDATE SKIP LOCKED"
+    )
+    cursor.execute(
+        f"SELECT a.id, a.instance_id, a.task_id, a.name, a.input, a.queue, a.created_at,"
+        f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = a.instance_id)"
+        f" FROM {table(ActivityTask, vendor)} a WHERE a.visible_at <= %s{condition}"
+        f" ORDER BY a.priority DESC, a.visible_at, a.id LIMIT %s{lock}",
+        [clock.to_database(cursor.db.alias, now), *parameters, limit],
+    )
+    until = clock.to_database(cursor.db.alias, lease_until)
+    leased: list[Leased] = []
+    updates: list[tuple[Any, ...]] = []
+    orphans: list[int] = []
+    for pk, instance, task_id, name, payload, queue, created_at, instance_id in cursor.fetchall():
+        if instance_id is None:
+            orphans.append(pk)
+            continue
+        token = new_token()
+        queued_at = clock.from_orm(created_at)
+        leased.append(Leased(token, instance, instance_id, task_id, name, payload, queue, queued_at))
+        updates.append((token, until, worker, pk))
+    _lease(cursor, updates)
+    rows.delete(cursor, ActivityTask, "id", orphans)
+    return leased
+
+
+def _lease(cursor: CursorWrapper, updates: list[tuple[Any, ...]]) -> None:
+    if not updates:
+        return
+    vendor = cursor.db.vendor
+    activity = table(ActivityTask, vendor)
+    if vendor == "postgresql":
+        tokens, untils, workers, keys = zip(*updates, strict=True)
+        cursor.execute(
+            f"UPDATE {activity} a SET lease_token = v.token, visible_at = %s, worker = %s,"
+            f" deliveries = deliveries + 1"
+            f" FROM unnest(%s::bigint[], %s::bigint[]) AS v(id, token) WHERE a.id = v.id",
+            [untils[0], workers[0], list(keys), list(tokens)],
+        )
+        return
+    cursor.executemany(
+        f"UPDATE {activity} SET lease_token = %s, visible_at = %s, worker = %s,"
+        f" deliveries = deliveries + 1 WHERE id = %s",
+        updates,
+    )
+
+
+def record(cursor: CursorWrapper, tokens: Sequence[int]) -> list[Recorded]:
+    """Delete finished activities by lease token and return those that were there.
+
+    A token without a row has been taken over, or its instance has been terminated: that result is nobody's.
+    The execution id comes from the row: a rewind may have given the activity to a new execution meanwhile.
+    """
+    if not tokens:
+        return []
+    vendor = cursor.db.vendor
+    activity = table(ActivityTask, vendor)
+    fields = ("lease_token", "instance", "execution_id", "task_id")
+    condition, parameters = any_of(vendor, "lease_token", tokens)
+    if vendor == "postgresql":
+        # Locked in one order everywhere: whoever terminates an instance locks its activities too.
+        cursor.execute(
+            f"WITH ours AS (SELECT id FROM {activity} WHERE {condition} ORDER BY id FOR UPDATE)"
+            f" DELETE FROM {activity} a USING ours WHERE a.id = ours.id"
+            f" RETURNING {columns(ActivityTask, fields, vendor, 'a.')}",
+            parameters,
+        )
+        return [Recorded(*row) for row in cursor.fetchall()]
+    lock = " FOR UPDATE" if cursor.db.features.has_select_for_update else ""
+    cursor.execute(
+        f"SELECT id, {columns(ActivityTask, fields, vendor)} FROM {activity}"
+        f" WHERE {condition} ORDER BY id{lock}",
+        parameters,
+    )
+    found = cursor.fetchall()
+    rows.delete(cursor, ActivityTask, "id", [row[0] for row in found])
+    return [Recorded(*row[1:]) for row in found]
+
+
+def renew(using: str, tokens: Sequence[int], until: datetime) -> None:
+    """Extend the leases of what this process is running now.
+
+    Rows that somebody holds are passed over: they are about to be recorded, or lost.
+    """
+    _change_leases(using, tokens, "visible_at = %s", [clock.to_database(using, until)])
+
+
+def release(using: str, tokens: Sequence[int]) -> None:
+    """Give activities back that were not started: another worker may claim them at once."""
+    present = clock.to_database(using, clock.now())
+    _change_leases(
+        using,
+        tokens,
+        "visible_at = %s, lease_token = NULL, worker = NULL, deliveries = deliveries - 1",
+        [present],
+    )
+
+
+def _change_leases(using: str, tokens: Sequence[int], change: str, values: list[Any]) -> None:
+    vendor = connections[using].vendor
+    activity = table(ActivityTask, vendor)
+    lock = "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
+    for batch in _batches(tokens):
+        condition, parameters = any_of(vendor, "lease_token", batch)
+        with transaction.atomic(using), connections[using].cursor() as cursor:
+            cursor.execute(
+                f"SELECT id FROM {activity} WHERE {condition} ORDER BY id{lock}", parameters
+            )
+            keys = [pk for (pk,) in cursor.fetchall()]
+            if keys:
+                in_keys, more = any_of(vendor, "id", keys)
+                cursor.execute(f"UPDATE {activity} SET {change} WHERE {in_keys}", [*values, *more])
+
+
+def _batches(items: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,168 @@
+"""Claims: which instances a turn moves, locked until it commits.
+
+Every claim locks and limits *instances*, and passes over those that somebody else holds. A limit on messages would
+starve: the oldest two hundred may belong to instances that nobody can move.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.models import Instance, InstanceStatus, Message, Timer
+from durable_django.store import clock
+from durable_django.store.rows import any_of, column, table
+from durable_django.store.scope import Served
+
+
+class Claimed(NamedTuple):
+    """A locked instance. ``input`` is read for a pending one only: later, history has it."""
+
+    pk: int
+    instance_id: str
+    execution_id: str
+    name: str
+    version: str | None
+    queue: str
+    priority: int
+    status: int
+    next_sequence: int
+    turn: int
+    tries: int
+    start_at: datetime
+    last_updated_at: datetime
+    custom_status: str | None
+    waiting_for: list[str]
+    tags: dict[str, str] | None
+    parent_pk: int | None
+    parent_execution_id: str | None
+    parent_task_id: int | None
+    input: str | None
+    parent_instance_id: str | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a turn can move it."""
+        return self.status in (InstanceStatus.RUNNING, InstanceStatus.PENDING)
+
+
+_FIELDS = (
+    "id",
+    "instance_id",
+    "execution_id",
+    "name",
+    "version",
+    "queue",
+    "priority",
+    "status",
+    "next_sequence",
+    "turn",
+    "tries",
+    "start_at",
+    "last_updated_at",
+    "custom_status",
+    "waiting_for",
+    "tags",
+    "parent",
+    "parent_execution_id",
+    "parent_task_id",
+)
+
+
+@cache
+def _select(vendor: str) -> str:
+    instance = table(Instance, vendor)
+    fields = ", ".join(f"i.{column(Instance, field, vendor)}" for field in _FIELDS)
+    return (
+        f"SELECT {fields},"
+        f" CASE WHEN i.status = {InstanceStatus.PENDING.value} THEN i.input END,"
+        f" CASE WHEN i.parent_id IS NOT NULL"
+        f" THEN (SELECT p.instance_id FROM {instance} p WHERE p.id = i.parent_id) END"
+        f" FROM {instance} i WHERE "
+    )
+
+
+def _lock(vendor: str) -> str:
+    if vendor == "postgresql":
+        return " FOR NO KEY UPDATE OF i SKIP LOCKED"
+    # SQLite's transaction holds the database's one write lock already.
+    return "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
+
+
+def _claimed(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
+    return [
+        Claimed._make(
+            (
+                *row[:11],
+                clock.from_orm(row[11]),
+                clock.from_orm(row[12]),
+                row[13],
+                json.loads(row[14]),
+                None if row[15] is None else json.loads(row[15]),
+                *row[16:],
+            )
+        )
+        for row in rows
+    ]
+
+
+def claim_keys(cursor: CursorWrapper, keys: Sequence[int]) -> list[Claimed]:
+    """Lock these instances, whatever their state, but for those that somebody else holds."""
+    if not keys:
+        return []
+    vendor = cursor.db.vendor
+    condition, parameters = any_of(vendor, "i.id", sorted(keys))
+    cursor.execute(f"{_select(vendor)}{condition} ORDER BY i.id{_lock(vendor)}", parameters)
+    return _claimed(cursor.fetchall())
+
+
+def claim_pending(cursor: CursorWrapper, served: Served, now: datetime, limit: int) -> list[Claimed]:
+    """Lock up to ``limit`` instances that are to start, the highest priority and the oldest first."""
+    vendor = cursor.db.vendor
+    condition, parameters = served.condition(vendor, "i.")
+    cursor.execute(
+        f"{_select(vendor)}i.status = {InstanceStatus.PENDING.value} AND i.start_at <= %s{condition}"
+        f" ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
+        [clock.to_database(cursor.db.alias, now), *parameters, limit],
+    )
+    return _claimed(cursor.fetchall())
+
+
+def claim_ready(cursor: CursorWrapper, served: Served, now: datetime, limit: int) -> list[Claimed]:
+    """Lock up to ``limit`` running instances that have a message or a due timer."""
+    vendor = cursor.db.vendor
+    condition, parameters = served.condition(vendor, "i.")
+    present = clock.to_database(cursor.db.alias, now)
+    not_held = "NOT held" if vendor == "postgresql" else "held = 0"
+    cursor.execute(
+        f"{_select(vendor)}i.status = {InstanceStatus.RUNNING.value} AND i.id IN ("
+        f"SELECT instance_id FROM {table(Message, vendor)} WHERE {not_held} AND visible_at <= %s"
+        f" UNION SELECT instance_id FROM {table(Timer, vendor)} WHERE fire_at <= %s)"
+        f"{condition} LIMIT %s{_lock(vendor)}",
+        [present, present, *parameters, limit],
+    )
+    return _claimed(cursor.fetchall())
+
+
+def next_due(cursor: CursorWrapper, now: datetime) -> datetime | None:
+    """Return when the next timer is due, or the next pending instance is to start, after ``now``."""
+    vendor = cursor.db.vendor
+    present = clock.to_database(cursor.db.alias, now)
+    cursor.execute(
+        f"SELECT MIN(fire_at) FROM {table(Timer, vendor)} WHERE fire_at > %s"
+        f" UNION ALL SELECT MIN(start_at) FROM {table(Instance, vendor)}"
+        f" WHERE status = {InstanceStatus.PENDING.value} AND start_at > %s",
+        [present, present],
+    )
+    times = [_moment(value) for (value,) in cursor.fetchall() if value is not None]
+    return min(times, default=None)
+
+
+def _moment(value: datetime | str) -> datetime:
+    # SQLite gives an aggregate's datetime as text: it knows types of columns alone.
+    return clock.from_orm(datetime.fromisoformat(value) if isinstance(value, str) else value)

@@ -1,0 +1,360 @@
+"""Commits: the outcomes of a whole batch of turns, written with a few statements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.core import events
+from durable_django.core.decisions import TurnOutcome
+from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExistsError, qualified_name
+from durable_django.core.ids import new_execution_id
+from durable_django.core.status import OrchestrationStatus
+from durable_django.models import HistoryEvent as HistoryRow
+from durable_django.models import Instance, InstanceStatus, Timer
+from durable_django.store import activities, clock, inbox, instances, rows
+from durable_django.store.activities import Leased, NewActivity
+from durable_django.store.claims import Claimed
+from durable_django.store.inbox import NewMessage
+from durable_django.store.instances import NewInstance
+from durable_django.store.rows import any_of, columns, table
+
+_TIMER_FIELDS = ("instance", "execution_id", "task_id", "fire_at")
+_TERMINAL = (InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.TERMINATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One instance's turn: what was locked, what came of it, and the rows that it has consumed."""
+
+    instance: Claimed
+    outcome: TurnOutcome
+    carriers: Sequence[tuple[int, int]]
+    now: datetime
+
+
+@dataclass(slots=True)
+class Committed:
+    """What follows from a batch once it is committed.
+
+    ``leased`` is for this worker to run. ``unleased`` says that activities were left to whoever claims them.
+    ``touched`` are the keys of other instances that have something to do now; ``timers`` the times at which
+    instances have something to do later.
+    """
+
+    leased: list[Leased] = field(default_factory=list)
+    unleased: bool = False
+    touched: set[int] = field(default_factory=set)
+    timers: list[tuple[datetime, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessor:
+    """On whose behalf new activities may be leased as they are inserted.
+
+    ``take`` is asked for each, and counts; ``until`` is when the leases end.
+    """
+
+    worker: str
+    until: datetime
+    take: Any
+
+
+class Batch:
+    """Collects the rows of all outcomes, then writes them, model by model."""
+
+    def __init__(self, cursor: CursorWrapper, now: datetime, lessor: Lessor | None) -> None:
+        self._cursor = cursor
+        self._using = cursor.db.alias
+        self._now = now
+        self._lessor = lessor
+        self._history: list[tuple[Any, ...]] = []
+        self._activities: list[NewActivity] = []
+        self._timers: list[tuple[Any, ...]] = []
+        self._children: list[NewInstance] = []
+        self._sent: list[events.EventSentEvent] = []
+        self._messages: list[NewMessage] = []
+        self._carriers: list[tuple[int, int]] = []
+        self._progress: list[tuple[Any, ...]] = []
+        self._ended: list[tuple[Any, ...]] = []
+        self._restarted: list[tuple[Any, ...]] = []
+        self._timerless: list[int] = []
+        self._cancelled: list[tuple[int, int]] = []
+        self._starts: list[tuple[int, str, TurnOutcome]] = []
+        self._result = Committed()
+
+    def add(self, moved: Moved) -> None:
+        """Take in one instance's outcome."""
+        instance, outcome = moved.instance, moved.outcome
+        self._carriers.extend(moved.carriers)
+        self._append_history(moved)
+        cancelled = set(outcome.cancelled_timers)
+        fresh = {event.event_id for event in outcome.events if isinstance(event, events.TimerCreatedEvent)}
+        self._cancelled.extend((instance.pk, task_id) for task_id in cancelled - fresh)
+        for event in outcome.events:
+            self._schedule(instance, outcome, event, cancelled)
+        if outcome.status is OrchestrationStatus.RUNNING:
+            self._keep_going(moved)
+        elif outcome.continue_as_new is not None:
+            self._start_over(moved)
+        else:
+            self._end(moved)
+
+    def write(self) -> Committed:
+        """Write everything, and say what follows from it after the commit."""
+        cursor = self._cursor
+        rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, self._history)
+        self._update_instances()
+        self._delete_timers()
+        inbox.delete(cursor, self._carriers)
+        if self._lessor is not None:
+            activities.add(
+                cursor,
+                self._activities,
+                self._now,
+                worker=self._lessor.worker,
+                lease_until=self._lessor.until,
+            )
+        else:
+            activities.add(cursor, self._activities, self._now)
+        rows.insert(cursor, Timer, _TIMER_FIELDS, self._timers)
+        self._create_children()
+        self._deliver_sent()
+        inbox.add(cursor, self._messages, self._now)
+        self._result.touched.update(message.instance for message in self._messages if not message.held)
+        for pk, execution_id, outcome in self._starts:
+            following = outcome.continue_as_new
+            assert following is not None
+            inbox.add_start(
+                cursor, pk, execution_id, self._now, payload=following.input, carried=following.carried
+            )
+            self._result.touched.add(pk)
+        return self._result
+
+    # ---------------------------------------------------------------- one instance
+
+    def _append_history(self, moved: Moved) -> None:
+        instance = moved.instance
+        timestamp = clock.to_database(self._using, moved.now)
+        prefix = (instance.pk, instance.execution_id)
+        for sequence, event in enumerate(moved.outcome.events, instance.next_sequence):
+            self._history.append(
+                (*prefix, sequence, timestamp, instance.turn + 1, *rows.event_columns(event))
+            )
+
+    def _schedule(
+        self, instance: Claimed, outcome: TurnOutcome, event: events.HistoryEvent, cancelled: set[int]
+    ) -> None:
+        match event:
+            case events.TaskScheduledEvent():
+                self._schedule_activity(instance, event)
+            case events.TimerCreatedEvent():
+                if event.event_id not in cancelled and outcome.status is OrchestrationStatus.RUNNING:
+                    due = clock.to_database(self._using, event.fire_at)
+                    self._timers.append((instance.pk, instance.execution_id, event.event_id, due))
+                    self._result.timers.append((event.fire_at, instance.pk))
+            case events.SubOrchestrationInstanceCreatedEvent():
+                self._children.append(self._child(instance, event))
+            case events.EventSentEvent():
+                self._sent.append(event)
+
+    def _schedule_activity(self, instance: Claimed, event: events.TaskScheduledEvent) -> None:
+        queue = event.queue or instance.queue
+        priority = instance.priority if event.priority is None else event.priority
+        lessor = self._lessor
+        token = None
+        if lessor is not None and lessor.take(queue, event.name, instance.version):
+            token = activities.new_token()
+            self._result.leased.append(
+                Leased(
+                    token,
+                    instance.pk,
+                    instance.instance_id,
+                    event.event_id,
+                    event.name,
+                    event.input,
+                    queue,
+                    self._now,
+                )
+            )
+        else:
+            self._result.unleased = True
+        self._activities.append(
+            NewActivity(
+                instance.pk,
+                instance.execution_id,
+                event.event_id,
+                event.name,
+                event.input,
+                event.tags,
+                instance.version,
+                queue,
+                priority,
+                token,
+            )
+        )
+
+    def _child(self, parent: Claimed, event: events.SubOrchestrationInstanceCreatedEvent) -> NewInstance:
+        return NewInstance(
+            instance_id=event.instance_id,
+            execution_id=new_execution_id(),
+            name=event.name,
+            queue=event.queue or parent.queue,
+            start_at=self._now,
+            version=event.version,
+            priority=parent.priority if event.priority is None else event.priority,
+            input=event.input,
+            tags=event.tags,
+            parent=parent.pk,
+            parent_execution_id=parent.execution_id,
+            parent_task_id=event.event_id,
+        )
+
+    def _progress_of(self, moved: Moved) -> tuple[Any, ...]:
+        instance, outcome = moved.instance, moved.outcome
+        return (
+            instance.next_sequence + len(outcome.events),
+            instance.turn + 1,
+            outcome.custom_status,
+            json.dumps(outcome.waiting_for),
+            clock.to_database(self._using, moved.now),
+        )
+
+    def _keep_going(self, moved: Moved) -> None:
+        status = InstanceStatus.RUNNING.value
+        self._progress.append((*self._progress_of(moved), status, moved.instance.pk))
+
+    def _end(self, moved: Moved) -> None:
+        instance, outcome = moved.instance, moved.outcome
+        progress = self._progress_of(moved)
+        failure = json.dumps(outcome.failure.to_dict()) if outcome.failure else None
+        self._ended.append(
+            (*progress, outcome.status.value, outcome.output, failure, progress[-1], instance.pk)
+        )
+        if outcome.has_open_timers:
+            self._timerless.append(instance.pk)
+        if instance.parent_pk is not None and instance.parent_task_id is not None:
+            self._messages.append(self._answer(instance, outcome))
+
+    @staticmethod
+    def _answer(child: Claimed, outcome: TurnOutcome) -> NewMessage:
+        assert child.parent_pk is not None
+        assert child.parent_task_id is not None
+        task_id = child.parent_task_id
+        event: events.HistoryEvent
+        if outcome.failure is None:
+            event = events.SubOrchestrationInstanceCompletedEvent(
+                -1, datetime.min, task_id, outcome.output
+            )
+        else:
+            event = events.SubOrchestrationInstanceFailedEvent(-1, datetime.min, task_id, outcome.failure)
+        return NewMessage(child.parent_pk, event, child.parent_execution_id)
+
+    def _start_over(self, moved: Moved) -> None:
+        instance, outcome = moved.instance, moved.outcome
+        following = outcome.continue_as_new
+        assert following is not None
+        execution_id = new_execution_id()
+        _, turn, custom_status, waiting_for, timestamp = self._progress_of(moved)
+        self._restarted.append(
+            (
+                0,
+                turn,
+                custom_status,
+                waiting_for,
+                timestamp,
+                InstanceStatus.RUNNING.value,
+                execution_id,
+                following.input,
+                instance.pk,
+            )
+        )
+        self._timerless.append(instance.pk)
+        self._starts.append((instance.pk, execution_id, outcome))
+
+    # ---------------------------------------------------------------- the batch
+
+    def _update_instances(self) -> None:
+        progress = ("next_sequence", "turn", "custom_status", "waiting_for", "last_updated_at", "status")
+        for extra, values in (
+            ((), self._progress),
+            (("output", "failure", "completed_at"), self._ended),
+            (("execution_id", "input"), self._restarted),
+        ):
+            if values:
+                rows.update(self._cursor, Instance, (*progress, *extra), values)
+
+    def _delete_timers(self) -> None:
+        rows.delete(self._cursor, Timer, "instance", self._timerless)
+        vendor = self._cursor.db.vendor
+        if self._cancelled:
+            self._cursor.executemany(
+                f"DELETE FROM {table(Timer, vendor)} WHERE instance_id = %s AND task_id = %s",
+                self._cancelled,
+            )
+
+    def _create_children(self) -> None:
+        """Insert the children; an id that a live instance has fails the task, a finished one is replaced."""
+        if not self._children:
+            return
+        added = instances.add(self._cursor, self._children, self._now)
+        seen: set[str] = set()
+        refused = []
+        for child in self._children:
+            # `add` takes the first of two children of one name; the other is refused below.
+            if child.instance_id not in added or child.instance_id in seen:
+                refused.append(child)
+            seen.add(child.instance_id)
+        if refused:
+            refused = self._replace_finished(refused, added)
+        self._messages.extend(self._refusal(child) for child in refused)
+        self._result.touched.update(added.values())
+
+    def _replace_finished(
+        self, children: Sequence[NewInstance], added: dict[str, int]
+    ) -> list[NewInstance]:
+        found = self._find([child.instance_id for child in children])
+        finished = {
+            child.instance_id: child
+            for child in children
+            if child.instance_id not in added
+            and found.get(child.instance_id, (0, InstanceStatus.RUNNING))[1] in _TERMINAL
+        }
+        instances.delete(self._cursor, [found[instance_id][0] for instance_id in finished])
+        added.update(instances.add(self._cursor, list(finished.values()), self._now))
+        return [child for child in children if finished.get(child.instance_id) is not child]
+
+    @staticmethod
+    def _refusal(child: NewInstance) -> NewMessage:
+        failure = FailureDetails(
+            f"Orchestration instance {child.instance_id!r} exists and is not finished: a sub-orchestration "
+            "cannot have its id.",
+            qualified_name(OrchestrationAlreadyExistsError),
+        )
+        assert child.parent is not None
+        assert child.parent_task_id is not None
+        event = events.SubOrchestrationInstanceFailedEvent(-1, datetime.min, child.parent_task_id, failure)
+        return NewMessage(child.parent, event, child.parent_execution_id)
+
+    def _deliver_sent(self) -> None:
+        """Put sent events into the inboxes of their targets; what has no live target is dropped."""
+        if not self._sent:
+            return
+        found = self._find(event.instance_id for event in self._sent)
+        for event in self._sent:
+            pk, status = found.get(event.instance_id, (None, None))
+            if pk is not None and status not in _TERMINAL:
+                raised = events.EventRaisedEvent(-1, self._now, event.name, event.input)
+                self._messages.append(NewMessage(pk, raised, held=status == InstanceStatus.SUSPENDED))
+
+    def _find(self, instance_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
+        vendor = self._cursor.db.vendor
+        condition, parameters = any_of(vendor, "instance_id", sorted(set(instance_ids)))
+        fields = columns(Instance, ("instance_id", "id", "status"), vendor)
+        self._cursor.execute(f"SELECT {fields} FROM {table(Instance, vendor)} WHERE {condition}", parameters)
+        return {instance_id: (pk, status) for instance_id, pk, status in self._cursor.fetchall()}

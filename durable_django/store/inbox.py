@@ -1,0 +1,203 @@
+"""The inbox: what has happened to instances and waits to be taken in by their turns."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.core import events
+from durable_django.core.events import HistoryEvent
+from durable_django.models import Message, MessageKind, Timer
+from durable_django.store import clock, rows
+from durable_django.store.claims import Claimed
+from durable_django.store.rows import any_of, table
+
+_EVENTS: dict[int, type[HistoryEvent]] = {
+    MessageKind.EVENT: events.EventRaisedEvent,
+    MessageKind.TASK_COMPLETED: events.TaskCompletedEvent,
+    MessageKind.TASK_FAILED: events.TaskFailedEvent,
+    MessageKind.CHILD_COMPLETED: events.SubOrchestrationInstanceCompletedEvent,
+    MessageKind.CHILD_FAILED: events.SubOrchestrationInstanceFailedEvent,
+}
+_KINDS = {cls: kind for kind, cls in _EVENTS.items()}
+_TIMER = 0  # Stands where a message has its kind.
+
+MESSAGE_FIELDS = (
+    "instance",
+    "execution_id",
+    "kind",
+    "task_id",
+    "name",
+    "data",
+    "attributes",
+    "visible_at",
+    "held",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """Something to be put into an instance's inbox; a result names the execution that waits for it."""
+
+    instance: int
+    event: HistoryEvent
+    execution_id: str | None = None
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What one instance's turn takes in: events with the rows that carried them.
+
+    ``goes_on`` says that there is work even without events: a rewound execution has to find out where it stands.
+    """
+
+    events: list[HistoryEvent] = field(default_factory=list)
+    carriers: list[tuple[int, int]] = field(default_factory=list)
+    stale: list[tuple[int, int]] = field(default_factory=list)
+    goes_on: bool = False
+
+    def add(self, event: HistoryEvent, carrier: tuple[int, int]) -> None:
+        """Take in one event and the row, kind and id, that carried it."""
+        self.events.append(event)
+        self.carriers.append(carrier)
+
+
+def add(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime) -> None:
+    """Put messages into inboxes. An insert alone: it waits for nobody."""
+    visible_at = clock.to_database(cursor.db.alias, now)
+    values = []
+    for message in messages:
+        _, task_id, name, data, attributes = rows.event_columns(message.event)
+        kind = int(_KINDS[type(message.event)])
+        values.append(
+            (
+                message.instance,
+                message.execution_id,
+                kind,
+                task_id,
+                name,
+                data,
+                attributes,
+                visible_at,
+                message.held,
+            )
+        )
+    rows.insert(cursor, Message, MESSAGE_FIELDS, values)
+
+
+def add_start(
+    cursor: CursorWrapper,
+    instance: int,
+    execution_id: str,
+    now: datetime,
+    *,
+    payload: str | None,
+    carried: Sequence[events.EventRaisedEvent],
+) -> None:
+    """Tell an instance to start its next execution, with the events that the last one has left to it."""
+    attributes = json.dumps({"carried": [[event.name, event.input] for event in carried]}) if carried else None
+    visible_at = clock.to_database(cursor.db.alias, now)
+    row = (
+        instance,
+        execution_id,
+        int(MessageKind.START),
+        None,
+        None,
+        payload,
+        attributes,
+        visible_at,
+        False,
+    )
+    rows.insert(cursor, Message, MESSAGE_FIELDS, [row])
+
+
+def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit: int) -> dict[int, Arrived]:
+    """Return what has arrived for locked instances, oldest first: messages and due timers in one order.
+
+    Call it with a statement of its own after the lock: one that locks and reads at once may see rows that another
+    worker has consumed before it let go of the lock.
+    """
+    by_key = {instance.pk: instance for instance in claimed}
+    arrived: defaultdict[int, Arrived] = defaultdict(Arrived)
+    for kind, pk, instance, execution_id, at, *rest in _arrivals(cursor, list(by_key), now, limit):
+        owner = by_key[instance]
+        inbox = arrived[instance]
+        if execution_id is not None and execution_id != owner.execution_id:
+            inbox.stale.append((kind, pk))
+        elif kind == MessageKind.START:
+            _start(inbox, owner, (kind, pk), now, rest)
+        elif kind == _TIMER:
+            inbox.add(events.TimerFiredEvent(-1, now, _moment(at), rest[0]), (kind, pk))
+        else:
+            event = rows.event_from_columns(now, rows.kind_of(_EVENTS[kind]), *rest)
+            inbox.add(event, (kind, pk))
+    return dict(arrived)
+
+
+def _arrivals(
+    cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int
+) -> list[tuple[Any, ...]]:
+    vendor = cursor.db.vendor
+    condition, parameters = any_of(vendor, "instance_id", keys)
+    present = clock.to_database(cursor.db.alias, now)
+    not_held = "NOT held" if vendor == "postgresql" else "held = 0"
+    cursor.execute(
+        "SELECT kind, id, instance_id, execution_id, visible_at, task_id, name, data, attributes"
+        f" FROM {table(Message, vendor)} WHERE {condition} AND {not_held} AND visible_at <= %s"
+        f" UNION ALL SELECT {_TIMER}, id, instance_id, execution_id, fire_at, task_id, NULL, NULL, NULL"
+        f" FROM {table(Timer, vendor)} WHERE {condition} AND fire_at <= %s"
+        " ORDER BY 5, 1 DESC, 2 LIMIT %s",
+        [*parameters, present, *parameters, present, limit],
+    )
+    return cursor.fetchall()
+
+
+def _start(inbox: Arrived, owner: Claimed, carrier: tuple[int, int], now: datetime, rest: list[Any]) -> None:
+    inbox.goes_on = True
+    if owner.next_sequence:
+        inbox.stale.append(carrier)  # A rewound execution: its history has the start.
+        return
+    _, _, payload, attributes = rest
+    inbox.add(started(owner, payload, now), carrier)
+    for name, data in json.loads(attributes)["carried"] if attributes else ():
+        inbox.add(events.EventRaisedEvent(-1, now, name, data), carrier)
+
+
+def started(instance: Claimed, payload: str | None, now: datetime) -> events.ExecutionStartedEvent:
+    """Return the event that starts an instance's present execution."""
+    parent = None
+    if instance.parent_instance_id is not None and instance.parent_task_id is not None:
+        parent = events.ParentInstanceInfo(
+            instance.parent_task_id,
+            orchestration_instance=events.OrchestrationInstance(
+                instance.parent_instance_id, instance.parent_execution_id
+            ),
+        )
+    return events.ExecutionStartedEvent(
+        -1,
+        now,
+        instance.name,
+        version=instance.version,
+        input=payload,
+        orchestration_instance=events.OrchestrationInstance(instance.instance_id, instance.execution_id),
+        parent_instance=parent,
+        tags=instance.tags,
+    )
+
+
+def delete(cursor: CursorWrapper, carriers: Sequence[tuple[int, int]]) -> None:
+    """Delete the rows that carried consumed events."""
+    rows.delete(cursor, Message, "id", sorted({pk for kind, pk in carriers if kind != _TIMER}))
+    rows.delete(cursor, Timer, "id", sorted({pk for kind, pk in carriers if kind == _TIMER}))
+
+
+def _moment(value: datetime | str) -> datetime:
+    # SQLite gives datetimes of a union as text: it knows types of columns alone.
+    return clock.from_orm(datetime.fromisoformat(value) if isinstance(value, str) else value)

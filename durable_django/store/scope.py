@@ -1,0 +1,63 @@
+"""Which work a worker takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from durable_django.store.rows import any_of
+
+Names = Mapping[str, frozenset[str]]
+"""Names that are served, each with the versions; no versions means any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Queues, names and versions of one sort of work; None is all."""
+
+    queues: frozenset[str] | None = None
+    names: Names | None = None
+
+    def takes(self, queue: str, name: str, version: str | None) -> bool:
+        """Tell whether work of this queue, name and version is taken."""
+        if self.queues is not None and queue not in self.queues:
+            return False
+        if self.names is None:
+            return True
+        versions = self.names.get(name)
+        return versions is not None and (not versions or version in versions)
+
+    def condition(self, vendor: str, prefix: str = "") -> tuple[str, list[Any]]:
+        """Return the same as SQL, with its parameters; empty where everything is taken."""
+        conditions: list[str] = []
+        parameters: list[Any] = []
+
+        def add(condition: str, values: list[Any]) -> None:
+            conditions.append(condition)
+            parameters.extend(values)
+
+        if self.queues is not None:
+            add(*any_of(vendor, f"{prefix}queue", sorted(self.queues)))
+        if self.names is not None:
+            add(*self._names_condition(vendor, prefix))
+        return "".join(f" AND {condition}" for condition in conditions), parameters
+
+    def _names_condition(self, vendor: str, prefix: str) -> tuple[str, list[Any]]:
+        assert self.names is not None
+        unversioned = sorted(name for name, versions in self.names.items() if not versions)
+        condition, parameters = any_of(vendor, f"{prefix}name", unversioned)
+        for name, versions in sorted(self.names.items()):
+            if versions:
+                in_versions, more = any_of(vendor, f"{prefix}version", sorted(versions))
+                condition += f" OR ({prefix}name = %s AND {in_versions})"
+                parameters += [name, *more]
+        return f"({condition})", parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """All that a worker takes."""
+
+    orchestrations: Served = field(default_factory=Served)
+    activities: Served = field(default_factory=Served)

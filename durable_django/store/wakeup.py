@@ -1,0 +1,189 @@
+"""Wake-ups: hints that there is something to do, or to see.
+
+Within a process they go through a `Hub`; on PostgreSQL, LISTEN and NOTIFY carry them to all others. A hint may be
+lost or sent in vain: that costs a poll, never correctness. All are sent after the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import cache, partial
+
+from django.db import connections, transaction
+
+from durable_django.conf import settings
+from durable_django.store import postgres
+
+logger = logging.getLogger("durable_django.wakeup")
+
+CHANNEL = "durable_django"
+_WORK = "work"
+_CHANGED = "changed:"
+_BEAT = 0.5
+_LINGER = 1.0
+_RETRY = 1.0
+
+Callback = Callable[[], None]
+
+
+class Hub:
+    """The wake-ups of one database alias in this process."""
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._lock = threading.Lock()
+        self._workers: list[Callback] = []
+        self._waiters: defaultdict[str, list[threading.Event]] = defaultdict(list)
+        self._listener: threading.Thread | None = None
+        self._users = 0
+        self._idle_since = 0.0
+        self._listening = threading.Event()
+
+    def work(self) -> None:
+        """Wake the workers of this process."""
+        for callback in list(self._workers):
+            callback()
+
+    def changed(self, instance_id: str) -> None:
+        """Wake the clients of this process that wait for an instance."""
+        with self._lock:
+            waiting = list(self._waiters.get(instance_id, ()))
+        for event in waiting:
+            event.set()
+
+    @contextmanager
+    def worker(self, callback: Callback, *, listen: bool) -> Iterator[None]:
+        """Call ``callback``, from whatever thread, whenever there may be work."""
+        self._workers.append(callback)
+        try:
+            with self._in_use(listen):
+                yield
+        finally:
+            self._workers.remove(callback)
+
+    @contextmanager
+    def waiter(self, instance_id: str, *, listen: bool) -> Iterator[threading.Event]:
+        """Give an event that is set whenever an instance has started or ended."""
+        event = threading.Event()
+        with self._lock:
+            self._waiters[instance_id].append(event)
+        try:
+            with self._in_use(listen):
+                yield event
+        finally:
+            with self._lock:
+                self._waiters[instance_id].remove(event)
+                if not self._waiters[instance_id]:
+                    del self._waiters[instance_id]
+
+    @contextmanager
+    def _in_use(self, listen: bool) -> Iterator[None]:
+        """Keep the listener of this process alive; it goes a moment after its last user."""
+        if not (listen and can_listen(self._using)):
+            yield
+            return
+        with self._lock:
+            self._users += 1
+            if self._listener is None:
+                self._listener = threading.Thread(
+                    target=self._listen, name=f"durable-listen-{self._using}", daemon=True
+                )
+                self._listener.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._idle_since = time.monotonic()
+
+    def close(self) -> None:
+        """Stop listening, and wait until the connection is closed. For whoever drops the database."""
+        with self._lock:
+            listener, self._idle_since = self._listener, float("-inf")
+        if listener is not None:
+            listener.join()
+
+    def _listen(self) -> None:
+        while not self._retire():
+            try:
+                with closing(postgres.listen(self._using, CHANNEL, _BEAT)) as payloads:
+                    self.work()  # Whatever came while nobody listened.
+                    for payload in payloads:
+                        self._receive(payload)
+                        if self._retire():
+                            return
+            except Exception:
+                logger.warning("LISTEN on %r failed; polling goes on", self._using, exc_info=True)
+                time.sleep(_RETRY)
+
+    def _receive(self, payload: str | None) -> None:
+        if payload == _WORK:
+            self.work()
+        elif payload is not None:
+            self.changed(payload.removeprefix(_CHANGED))
+
+    def _retire(self) -> bool:
+        with self._lock:
+            if self._users or time.monotonic() - self._idle_since < _LINGER:
+                return False
+            if self._listener is threading.current_thread():
+                self._listener = None
+            return True
+
+
+@cache
+def hub(using: str) -> Hub:
+    """Return this process's hub for a database alias."""
+    return Hub(using)
+
+
+def can_listen(using: str) -> bool:
+    """Tell whether wake-ups can come from other processes."""
+    return settings.LISTEN and connections[using].vendor == "postgresql"
+
+
+def announce_work(using: str) -> None:
+    """Wake workers once the present transaction is committed."""
+    send = _work_sender(using)
+    connection = connections[using]
+    pending = connection.run_on_commit
+    # Once a transaction is enough, as long as no rollback to a savepoint can take that one back.
+    if pending and pending[-1][1] is send and pending[-1][0] <= set(connection.savepoint_ids):
+        return
+    transaction.on_commit(send, using=using, robust=True)
+
+
+def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
+    """Wake clients that wait for these instances once the present transaction is committed."""
+    if instance_ids:
+        transaction.on_commit(partial(_send_changes, using, instance_ids), using=using, robust=True)
+
+
+@contextmanager
+def waiter(using: str, instance_id: str) -> Iterator[threading.Event]:
+    """Give an event that is set, as far as anybody tells, when an instance has started or ended."""
+    with hub(using).waiter(instance_id, listen=True) as event:
+        yield event
+
+
+@cache
+def _work_sender(using: str) -> Callback:
+    return partial(_send_work, using)
+
+
+def _send_work(using: str) -> None:
+    hub(using).work()
+    if can_listen(using):
+        postgres.notify(using, CHANNEL, [_WORK])
+
+
+def _send_changes(using: str, instance_ids: Sequence[str]) -> None:
+    for instance_id in instance_ids:
+        hub(using).changed(instance_id)
+    if can_listen(using):
+        postgres.notify(using, CHANNEL, [_CHANGED + instance_id for instance_id in instance_ids])
