@@ -90,12 +90,12 @@ def delete(cursor: CursorWrapper, keys: Sequence[int]) -> None:
 def delete_work(cursor: CursorWrapper, keys: Sequence[int]) -> None:
     """Delete the activities, timers and messages of instances that the caller has locked."""
     for batch in _batches(keys):
-        _lock_activities(cursor, batch)
+        lock_activities(cursor, batch)
         for model in (ActivityTask, Timer, Message):
             rows.delete(cursor, model, "instance", batch)
 
 
-def _lock_activities(cursor: CursorWrapper, keys: Sequence[int]) -> None:
+def lock_activities(cursor: CursorWrapper, keys: Sequence[int]) -> None:
     """Lock activities in the order in which workers lock them; a bare DELETE takes them as they come."""
     if not cursor.db.features.has_select_for_update:
         return

@@ -1,0 +1,106 @@
+"""Families: instances locked together with the children that they have started.
+
+Rows are locked by ascending primary key, everywhere, so that nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from django.db import connections
+from django.db.models import QuerySet
+
+from durable_django.core.errors import OrchestrationNotFoundError
+from durable_django.models import Instance, InstanceStatus
+
+TERMINAL = frozenset({InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.TERMINATED})
+
+_BATCH = 500
+_KINSHIP = ("pk", "parent_id", "parent_execution_id", "execution_id", "status")
+
+Follows = Callable[[Instance, Instance], bool]
+"""Whether a child, the second, belongs into the family of its parent, the first."""
+
+
+def of_execution(parent: Instance, child: Instance) -> bool:
+    """Tell whether the parent's current execution has started the child."""
+    return child.parent_execution_id == parent.execution_id
+
+
+def lock(using: str, keys: Sequence[int]) -> list[Instance]:
+    """Lock instances until the transaction ends, and return those that there are, by ascending key."""
+    ordered = sorted(keys)
+    locked: list[Instance] = []
+    for start in range(0, len(ordered), _BATCH):
+        locked += _locking(using).filter(pk__in=ordered[start : start + _BATCH]).order_by("pk")
+    return locked
+
+
+def lock_one(using: str, instance_id: str) -> Instance | None:
+    """Lock one instance until the transaction ends; None where there is none."""
+    return _locking(using).filter(instance_id=instance_id).first()
+
+
+def lock_one_or_raise(using: str, instance_id: str) -> Instance:
+    """Lock one instance until the transaction ends.
+
+    Raises:
+        OrchestrationNotFoundError: There is none.
+    """
+    return lock_one(using, instance_id) or raise_not_found(instance_id)
+
+
+def raise_not_found(instance_id: str) -> NoReturn:
+    """Raise the error that says that nobody has this id."""
+    raise OrchestrationNotFoundError(f"There is no orchestration instance {instance_id!r}.")
+
+
+def lock_family(using: str, instance_id: str, follows: Follows) -> list[Instance]:
+    """Lock an instance and its descendants, as far as ``follows`` goes: the instance first, then by key.
+
+    Returns an empty list where there is no such instance.
+    """
+    root = Instance.objects.using(using).only(*_KINSHIP).filter(instance_id=instance_id).first()
+    if root is None:
+        return []
+    locked: dict[int, Instance] = {}
+    gone: set[int] = set()
+    wanted = {root.pk}
+    # What was not locked yet may have had more children since it was read; what is locked has no more.
+    while missing := wanted - locked.keys() - gone:
+        locked |= {instance.pk: instance for instance in lock(using, list(missing))}
+        gone |= missing - locked.keys()
+        if root.pk in gone:
+            return []
+        wanted = {root.pk} | _descendants(using, locked[root.pk], follows)
+    first = locked.pop(root.pk)
+    return [first, *(locked[key] for key in sorted(wanted & locked.keys()))]
+
+
+def _descendants(using: str, root: Instance, follows: Follows) -> set[int]:
+    found: set[int] = set()
+    generation = {root.pk: root}
+    while generation:
+        parents = generation
+        generation = {
+            child.pk: child
+            for parent_key, child in _children(using, list(parents))
+            if child.pk not in found and child.pk != root.pk and follows(parents[parent_key], child)
+        }
+        found |= generation.keys()
+    return found
+
+
+def _children(using: str, parents: Sequence[int]) -> Iterator[tuple[int, Instance]]:
+    for start in range(0, len(parents), _BATCH):
+        query = Instance.objects.using(using).filter(parent_id__in=parents[start : start + _BATCH])
+        for child in query.only(*_KINSHIP):
+            assert child.parent_id is not None
+            yield child.parent_id, child
+
+
+def _locking(using: str) -> QuerySet[Instance]:
+    # A weaker lock where there is one: rows that point here can still be inserted.
+    no_key = connections[using].features.has_select_for_no_key_update
+    return Instance.objects.using(using).select_for_update(no_key=no_key)

@@ -1,0 +1,251 @@
+"""Rewinds: a failed execution goes on as a new one, with the part of its history that was good.
+
+What still runs for it is re-keyed to the new execution; what is open, and neither runs nor has a result, is
+scheduled again; failed children are rewound themselves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from django.db import connections, transaction
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.core import events
+from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExistsError, qualified_name
+from durable_django.core.ids import new_execution_id
+from durable_django.core.rewind import Rewound
+from durable_django.core.rewind import rewind as undo_failure
+from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, MessageKind, Timer
+from durable_django.models import HistoryEvent as HistoryRow
+from durable_django.store import activities, clock, control, families, inbox, instances, rows, wakeup
+from durable_django.store.activities import NewActivity
+from durable_django.store.families import TERMINAL
+from durable_django.store.inbox import NewMessage
+from durable_django.store.instances import NewInstance
+
+_FAILURES = (MessageKind.TASK_FAILED, MessageKind.CHILD_FAILED)
+_SAVED = (
+    "execution_id",
+    "status",
+    "output",
+    "failure",
+    "waiting_for",
+    "parent_execution_id",
+    "completed_at",
+    "last_updated_at",
+    "next_sequence",
+    "turn",
+    "tries",
+)
+
+
+def rewind(using: str, instance_id: str, reason: str | None = None) -> None:
+    """Take a failed instance back to before its failure, and let it go on from there.
+
+    Raises:
+        OrchestrationNotFoundError: There is no such instance.
+        OrchestrationStateConflictError: It has not failed.
+    """
+    with transaction.atomic(using):
+        family = families.lock_family(using, instance_id, _is_touched)
+        if not family:
+            families.raise_not_found(instance_id)
+        root, *descendants = family
+        if root.status != InstanceStatus.FAILED:
+            control.raise_conflict(root, "rewound", "FAILED")
+        with connections[using].cursor() as cursor:
+            _Rewind(cursor, descendants, reason).rewind(root)
+        wakeup.announce_work(using)
+
+
+def _is_touched(parent: Instance, child: Instance) -> bool:
+    return parent.status == InstanceStatus.FAILED and families.of_execution(parent, child)
+
+
+class _Rewind:
+    """One rewind, over all the instances that it reaches; they are locked."""
+
+    def __init__(self, cursor: CursorWrapper, descendants: Sequence[Instance], reason: str | None) -> None:
+        self._cursor = cursor
+        self._using = cursor.db.alias
+        self._reason = reason
+        self._now = clock.now()
+        self._children: defaultdict[int | None, list[Instance]] = defaultdict(list)
+        for child in descendants:
+            self._children[child.parent_id].append(child)
+
+    def rewind(self, instance: Instance) -> None:
+        """Rewind one failed instance and those of its children that its open tasks wait for."""
+        old, instance.execution_id = instance.execution_id, new_execution_id()
+        rewound = self._copy_history(instance, old)
+        under_way = self._rekey_messages(instance, old, rewound) | self._rekey_work(instance, old, rewound)
+        children = self._rekey_children(instance, rewound)
+        for task_id, decision in rewound.open.items():
+            if task_id not in under_way:
+                self._reopen(instance, decision, children)
+        self._save(instance)
+
+    # ---------------------------------------------------------------- what goes over
+
+    def _copy_history(self, instance: Instance, old: str) -> Rewound:
+        query = HistoryRow.objects.using(self._using).filter(instance=instance, execution_id=old)
+        stored = query.order_by("sequence").values_list(
+            "timestamp", "turn", "kind", "task_id", "name", "data", "attributes"
+        )
+        history = [(clock.from_orm(row[0]), row[1], row[2:]) for row in stored]
+        rewound = undo_failure([rows.event_from_columns(at, *columns) for at, _, columns in history])
+        copies = []
+        for sequence, position in enumerate(rewound.kept):
+            at, turn, columns = history[position]
+            timestamp = clock.to_database(self._using, at)
+            copies.append((instance.pk, instance.execution_id, sequence, timestamp, turn, *columns))
+        rows.insert(self._cursor, HistoryRow, rows.HISTORY_FIELDS, copies)
+        instance.next_sequence = len(copies)
+        event = events.ExecutionRewoundEvent(
+            -1,
+            control.present(instance),
+            reason=self._reason,
+            parent_execution_id=instance.parent_execution_id,
+            instance_id=instance.instance_id,
+            name=instance.name,
+            version=instance.version,
+        )
+        control.record(self._cursor, [(instance, event)])
+        return rewound
+
+    def _rekey_messages(self, instance: Instance, old: str, rewound: Rewound) -> set[int]:
+        """Keep the results of open tasks and return whose they are.
+
+        A failure that the code has not seen yet is undone like the ones that it has.
+        """
+        waiting = Message.objects.using(self._using).filter(instance=instance, execution_id=old)
+        results = waiting.exclude(kind__in=(MessageKind.START, *_FAILURES)).filter(task_id__in=rewound.open)
+        answered = {task_id for task_id in results.values_list("task_id", flat=True) if task_id is not None}
+        results.update(execution_id=instance.execution_id, held=False)
+        waiting.delete()
+        return answered
+
+    def _rekey_work(self, instance: Instance, old: str, rewound: Rewound) -> set[int]:
+        """Keep the activities and timers of open tasks and return whose they are."""
+        instances.lock_activities(self._cursor, [instance.pk])
+        kept: set[int] = set()
+        for model in (ActivityTask, Timer):
+            work = model.objects.using(self._using).filter(instance=instance, execution_id=old)
+            of_open_tasks = work.filter(task_id__in=rewound.open)
+            kept.update(of_open_tasks.values_list("task_id", flat=True))
+            of_open_tasks.update(execution_id=instance.execution_id)
+            work.delete()
+        return kept
+
+    def _rekey_children(self, instance: Instance, rewound: Rewound) -> dict[str, Instance]:
+        """Let the children follow, but for those of undone decisions, and return them by instance id."""
+        followers = {}
+        for child in self._children[instance.pk]:
+            if child.parent_task_id in rewound.undone:
+                child.parent = child.parent_execution_id = child.parent_task_id = None
+            else:
+                child.parent_execution_id = instance.execution_id
+                followers[child.instance_id] = child
+            child.save(using=self._using, update_fields=["parent", "parent_execution_id", "parent_task_id"])
+        return followers
+
+    def _save(self, instance: Instance) -> None:
+        instance.status = InstanceStatus.RUNNING
+        instance.output = instance.failure = instance.completed_at = None
+        instance.waiting_for = []
+        instance.tries = 0
+        instance.save(using=self._using, update_fields=_SAVED)
+        Message.objects.using(self._using).create(
+            instance=instance,
+            execution_id=instance.execution_id,
+            kind=MessageKind.START,
+            attributes='{"rewound": true}',
+            visible_at=clock.aware(self._now),
+        )
+
+    # ---------------------------------------------------------------- what is scheduled again
+
+    def _reopen(
+        self, instance: Instance, decision: events.HistoryEvent, children: dict[str, Instance]
+    ) -> None:
+        match decision:
+            case events.TaskScheduledEvent():
+                activities.add(self._cursor, [self._activity(instance, decision)], self._now)
+            case events.TimerCreatedEvent():
+                Timer.objects.using(self._using).create(
+                    instance=instance,
+                    execution_id=instance.execution_id,
+                    task_id=decision.event_id,
+                    fire_at=clock.aware(decision.fire_at),
+                )
+            case events.SubOrchestrationInstanceCreatedEvent():
+                child = children.get(decision.instance_id)
+                if child is not None and child.parent_task_id == decision.event_id:
+                    self._go_on(instance, decision, child)
+                else:
+                    self._start(instance, decision)
+
+    def _go_on(
+        self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent, child: Instance
+    ) -> None:
+        if child.status == InstanceStatus.FAILED:
+            self.rewind(child)
+        elif child.status == InstanceStatus.TERMINATED:
+            self._start(parent, decision)
+        elif child.status == InstanceStatus.COMPLETED:
+            # Its result has come when the parent was finished already, and was dropped.
+            result = events.SubOrchestrationInstanceCompletedEvent(
+                -1, self._now, decision.event_id, child.output
+            )
+            self._tell(parent, result)
+
+    def _start(self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent) -> None:
+        holder = families.lock_one(self._using, decision.instance_id)
+        if holder is not None and holder.status in TERMINAL:
+            instances.delete(self._cursor, [holder.pk])
+        added = instances.add(self._cursor, [self._child(parent, decision)], self._now)
+        if not added:
+            failure = FailureDetails(
+                f"Orchestration instance {decision.instance_id!r} exists and is not finished: a "
+                "sub-orchestration cannot have its id.",
+                qualified_name(OrchestrationAlreadyExistsError),
+            )
+            self._tell(
+                parent,
+                events.SubOrchestrationInstanceFailedEvent(-1, self._now, decision.event_id, failure),
+            )
+
+    def _tell(self, parent: Instance, event: events.HistoryEvent) -> None:
+        inbox.add(self._cursor, [NewMessage(parent.pk, event, parent.execution_id)], self._now)
+
+    @staticmethod
+    def _activity(instance: Instance, decision: events.TaskScheduledEvent) -> NewActivity:
+        return NewActivity(
+            instance=instance.pk,
+            execution_id=instance.execution_id,
+            task_id=decision.event_id,
+            name=decision.name,
+            input=decision.input,
+            tags=decision.tags,
+            version=instance.version,
+            queue=decision.queue or instance.queue,
+            priority=instance.priority if decision.priority is None else decision.priority,
+        )
+
+    def _child(self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent) -> NewInstance:
+        return NewInstance(
+            instance_id=decision.instance_id,
+            execution_id=new_execution_id(),
+            name=decision.name,
+            version=decision.version,
+            queue=decision.queue or parent.queue,
+            priority=parent.priority if decision.priority is None else decision.priority,
+            input=decision.input,
+            tags=decision.tags,
+            start_at=self._now,
+            parent=parent.pk,
+            parent_execution_id=parent.execution_id,
+            parent_task_id=decision.event_id,
+        )
