@@ -6,7 +6,7 @@ memory notices, and reads its history again. What is refused leaves the caller's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -15,15 +15,22 @@ from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
-from durable_django.core.errors import FailureDetails, OrchestrationStateConflictError
+from durable_django.core.errors import (
+    FailureDetails,
+    OrchestrationAlreadyExistsError,
+    OrchestrationStateConflictError,
+)
 from durable_django.core.events import HistoryEvent
 from durable_django.core.ids import new_execution_id, new_instance_id
+from durable_django.core.registry import default_registry
 from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Message, MessageKind
+from durable_django.signals import orchestration_terminated
 from durable_django.store import clock, families, inbox, instances, rows, wakeup
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
+from durable_django.store.instances import NewInstance
 
 _TERMINATED_FIELDS = (
     "status",
@@ -35,6 +42,21 @@ _TERMINATED_FIELDS = (
     "turn",
 )
 _PAGE = 200
+
+
+def start(using: str, new: NewInstance, replaceable: Collection[OrchestrationStatus] = ()) -> None:
+    """Insert a pending instance, in place of one of the same id whose status is among ``replaceable``.
+
+    Raises:
+        OrchestrationAlreadyExistsError: The id is taken by somebody who stays.
+    """
+    now = clock.now()
+    # Outside a transaction this is all: one statement.
+    with connections[using].cursor() as cursor:
+        added = instances.add(cursor, [new], now)
+    if not added:
+        _replace(using, new, replaceable, now)
+    wakeup.announce_work(using)
 
 
 def raise_event(using: str, instance_id: str, name: str, data: str | None) -> None:
@@ -76,6 +98,7 @@ def terminate(
         with connections[using].cursor() as cursor:
             _terminate(cursor, live, output, recursive=recursive)
         wakeup.announce_changes(using, [instance.instance_id for instance in live])
+        transaction.on_commit(partial(_signal, using, live), using=using, robust=True)
         return live
 
 
@@ -222,6 +245,26 @@ def raise_conflict(instance: Instance, what: str, needed: str) -> NoReturn:
     )
 
 
+# ------------------------------------------------------------------------------------- start
+
+
+def _replace(
+    using: str, new: NewInstance, replaceable: Collection[OrchestrationStatus], now: datetime
+) -> None:
+    with transaction.atomic(using):
+        holder = families.lock_one(using, new.instance_id) if replaceable else None
+        if holder is not None and OrchestrationStatus(holder.status) in replaceable:
+            terminate(using, new.instance_id)
+            with connections[using].cursor() as cursor:
+                instances.delete(cursor, [holder.pk])
+                if instances.add(cursor, [new], now):
+                    return
+        raise OrchestrationAlreadyExistsError(
+            f"There is an orchestration instance {new.instance_id!r} already. Choose another id, or list its "
+            "status in a reuse_id_policy."
+        )
+
+
 # ------------------------------------------------------------------------------------- messages
 
 
@@ -284,6 +327,18 @@ def _ended(using: str, instance: Instance, event: HistoryEvent, output: str | No
     return (instance.status, output, "[]", at, at, instance.next_sequence, instance.turn, instance.pk)
 
 
+def _signal(using: str, ended: Sequence[Instance]) -> None:
+    for instance in ended:
+        known = default_registry.orchestrators.get(instance.name)
+        orchestration_terminated.send_robust(
+            sender=known and known.fn,
+            name=instance.name,
+            instance_id=instance.instance_id,
+            execution_id=instance.execution_id,
+            using=using,
+        )
+
+
 def _tell_parents(cursor: CursorWrapper, ended: Sequence[Instance]) -> None:
     """Fail the tasks of the parents that have not been ended themselves."""
     using = cursor.db.alias
@@ -307,8 +362,8 @@ def _tell_parents(cursor: CursorWrapper, ended: Sequence[Instance]) -> None:
 # ------------------------------------------------------------------------------------- restart
 
 
-def _copy(instance: Instance, now: datetime) -> instances.NewInstance:
-    return instances.NewInstance(
+def _copy(instance: Instance, now: datetime) -> NewInstance:
+    return NewInstance(
         instance_id=new_instance_id(),
         execution_id=new_execution_id(),
         name=instance.name,

@@ -1,0 +1,60 @@
+"""Checks of what callers hand in, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from durable_django.core.ids import check_name
+from durable_django.core.registry import MAX_PRIORITY
+from durable_django.core.serialization import PayloadCodec
+from durable_django.store import clock
+
+
+def check_tags(tags: Any, codec: PayloadCodec) -> dict[str, str] | None:
+    """Return ``tags`` as a dictionary of strings; None for none."""
+    if tags is None:
+        return None
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags must be a mapping of str to str, not {type(tags).__name__}")
+    for key, value in tags.items():
+        for text in (key, value):
+            if not isinstance(text, str):
+                raise TypeError(f"tags must map str to str; {key!r}: {value!r} has a {type(text).__name__}")
+            codec.check(text, f"tag {key!r}")
+    return dict(tags)
+
+
+def check_version(version: str | None) -> str | None:
+    """Return ``version`` if it is one or None; an empty one is none."""
+    return check_name("version", version) if version else None
+
+
+def check_priority(priority: object) -> int:
+    """Return ``priority`` if it is one."""
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise TypeError(f"priority must be an int, not {type(priority).__name__}")
+    if abs(priority) > MAX_PRIORITY:
+        raise ValueError(f"priority must be between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {priority}")
+    return priority
+
+
+def check_time(what: str, value: object) -> datetime | None:
+    """Return a time, aware or naive UTC, as naive UTC; None for None."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise TypeError(f"{what} must be a datetime, not {type(value).__name__}")
+    return clock.naive(value)
+
+
+def check_count(what: str, value: object, default: int) -> int:
+    """Return a positive count; ``default`` for None."""
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{what} must be at least 1, not {value}")
+    return value

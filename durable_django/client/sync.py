@@ -1,0 +1,373 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+from django.db import connections
+
+from durable_django import conf
+from durable_django.client.checks import check_count, check_priority, check_tags, check_time, check_version
+from durable_django.client.types import (
+    DEFAULT_STATES_PAGE_SIZE,
+    OrchestrationIdReusePolicy,
+    OrchestrationQuery,
+    OrchestrationState,
+    Page,
+    PurgeInstancesResult,
+)
+from durable_django.client.waiting import LOOK, waiting
+from durable_django.conf import settings
+from durable_django.core.errors import DurableTaskError
+from durable_django.core.events import HistoryEvent
+from durable_django.core.ids import check_instance_id, check_name, new_execution_id, new_instance_id
+from durable_django.core.registry import (
+    OrchestratorRegistration,
+    default_registry,
+    get_name,
+    registration_of,
+)
+from durable_django.core.serialization import DataConverter, PayloadCodec
+from durable_django.core.status import OrchestrationStatus
+from durable_django.store import clock, control, queries, rewinds, wakeup
+from durable_django.store.instances import NewInstance
+from durable_django.store.queries import StateRow
+
+Orchestrator = Callable[..., Any]
+
+
+class DurableTaskClient:
+    """Starts orchestrations, asks about them and steers them.
+
+    What it writes is part of the caller's transaction, if there is one. A client holds nothing open, and
+    threads may share it.
+
+    ``default_version`` is given to orchestrations that are started without one, ``data_converter`` writes and
+    reads payloads, ``using`` is the database alias. None stands for what ``DEFAULT_VERSION``,
+    ``DATA_CONVERTER`` and ``DATABASE_ALIAS`` in the settings say.
+    """
+
+    def __init__(
+        self,
+        *,
+        default_version: str | None = None,
+        data_converter: DataConverter | None = None,
+        using: str | None = None,
+    ) -> None:
+        self.default_version = check_version(default_version)
+        self._converter = data_converter
+        self._alias = using
+
+    @property
+    def using(self) -> str:
+        """The database alias."""
+        return self._alias or settings.DATABASE_ALIAS
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close. For code that was written for clients of servers."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------- start
+
+    def schedule_new_orchestration(
+        self,
+        orchestrator: Orchestrator | str,
+        *,
+        input: Any = None,
+        instance_id: str | None = None,
+        start_at: datetime | None = None,
+        reuse_id_policy: OrchestrationIdReusePolicy | None = None,
+        tags: Mapping[str, str] | None = None,
+        version: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> str:
+        """Start an orchestration, by function or by name, and return its instance id.
+
+        An id that is not given is 32 random hexadecimal digits. Nothing runs before ``start_at`` (naive is
+        UTC). ``version`` is the client's default, ``queue`` and ``priority`` are the orchestrator's own, unless
+        given.
+
+        Raises:
+            OrchestrationAlreadyExistsError: The id is taken, and ``reuse_id_policy`` does not list the status
+                of its holder.
+            PayloadError: The input is too large, or no database holds it.
+            TypeError: The input cannot be serialized, or an argument is of the wrong type.
+            ValueError: The id, the name or another argument is out of bounds.
+        """
+        name = check_name(
+            "orchestrator", orchestrator if isinstance(orchestrator, str) else get_name(orchestrator)
+        )
+        options = _options(orchestrator, name)
+        codec = self._codec
+        new = NewInstance(
+            instance_id=new_instance_id() if instance_id is None else check_instance_id(instance_id),
+            execution_id=new_execution_id(),
+            name=name,
+            version=check_version(version) or self.default_version or settings.DEFAULT_VERSION,
+            queue=options.queue or settings.DEFAULT_QUEUE if queue is None else check_name("queue", queue),
+            priority=options.priority if priority is None else check_priority(priority),
+            input=codec.dumps(input, f"the input of orchestrator {name!r}"),
+            tags=check_tags(tags, codec),
+            start_at=check_time("start_at", start_at) or clock.now(),
+        )
+        replaceable = reuse_id_policy.replaceable_status if reuse_id_policy else frozenset()
+        control.start(self.using, new, replaceable)
+        return new.instance_id
+
+    # ---------------------------------------------------------------- ask
+
+    def get_orchestration_state(
+        self, instance_id: str, *, fetch_payloads: bool = True
+    ) -> OrchestrationState | None:
+        """Return an instance's state, or None; without ``fetch_payloads``, without input and output."""
+        found = queries.state(self.using, instance_id, payloads=fetch_payloads)
+        return None if found is None else self._state(found)
+
+    def get_all_orchestration_states(
+        self, orchestration_query: OrchestrationQuery | None = None
+    ) -> list[OrchestrationState]:
+        """Return the state of every instance that the query asks for, oldest first."""
+        query = orchestration_query or OrchestrationQuery()
+        found = queries.states(
+            self.using,
+            created_from=check_time("created_time_from", query.created_time_from),
+            created_to=check_time("created_time_to", query.created_time_to),
+            statuses=query.runtime_status or None,
+            payloads=query.fetch_inputs_and_outputs,
+            page_size=check_count("max_instance_count", query.max_instance_count, DEFAULT_STATES_PAGE_SIZE),
+        )
+        return [self._state(row) for row in found]
+
+    def list_instance_ids(
+        self,
+        runtime_status: Sequence[OrchestrationStatus] | None = None,
+        completed_time_from: datetime | None = None,
+        completed_time_to: datetime | None = None,
+        page_size: int | None = None,
+        continuation_token: str | None = None,
+    ) -> Page[str]:
+        """Return ids of terminal instances that ended in ``[completed_time_from, completed_time_to)``.
+
+        They come in the order in which they ended, ``page_size`` (default 100) at a time.
+
+        Raises:
+            ValueError: ``continuation_token`` is none that this method has returned, or ``page_size`` is
+                below 1.
+        """
+        items, token = queries.finished_ids(
+            self.using,
+            statuses=runtime_status or None,
+            completed_from=check_time("completed_time_from", completed_time_from),
+            completed_to=check_time("completed_time_to", completed_time_to),
+            page_size=check_count("page_size", page_size, queries.DEFAULT_PAGE_SIZE),
+            continuation_token=continuation_token,
+        )
+        return Page(items, token)
+
+    def get_orchestration_history(
+        self, instance_id: str, *, execution_id: str | None = None, for_work_item_processing: bool = False
+    ) -> list[HistoryEvent]:
+        """Return the history of the current execution, or of an earlier one (empty if there was none).
+
+        ``for_work_item_processing`` changes nothing here.
+
+        Raises:
+            OrchestrationNotFoundError: There is no such instance.
+        """
+        return queries.history(self.using, instance_id, execution_id)
+
+    # ---------------------------------------------------------------- wait
+
+    def wait_for_orchestration_start(
+        self, instance_id: str, *, fetch_payloads: bool = False, timeout: float | None = 60
+    ) -> OrchestrationState:
+        """Wait until an instance is no longer pending, and return its state.
+
+        ``timeout`` is in seconds; 0 looks once, None waits for ever.
+
+        Raises:
+            TimeoutError: It has not started in time, or there is no such instance.
+            DurableTaskError: Called in a transaction, where it could never succeed.
+        """
+        return self._wait(instance_id, "start", self._started, fetch_payloads, timeout)
+
+    def wait_for_orchestration_completion(
+        self, instance_id: str, *, fetch_payloads: bool = True, timeout: float | None = 60
+    ) -> OrchestrationState:
+        """Wait until an instance has completed, failed or been terminated, and return its state.
+
+        ``timeout`` is in seconds; 0 looks once, None waits for ever.
+
+        Raises:
+            TimeoutError: It has not ended in time, or there is no such instance.
+            DurableTaskError: Called in a transaction, where it could never succeed.
+        """
+        return self._wait(instance_id, "complete", self._ended, fetch_payloads, timeout)
+
+    def _wait(
+        self,
+        instance_id: str,
+        what: str,
+        look: Callable[[str, bool], OrchestrationState | None],
+        fetch_payloads: bool,
+        timeout: float | None,
+    ) -> OrchestrationState:
+        self._check_outside_transaction()
+        steps = waiting(instance_id, what, timeout)
+        with wakeup.waiter(self.using, instance_id) as hint:
+            step = next(steps)
+            try:
+                while True:
+                    if step is LOOK:
+                        hint.clear()  # before the look, so that what comes after it is not missed
+                        step = steps.send(look(instance_id, fetch_payloads))
+                    else:
+                        step = steps.send(hint.wait(step))
+            except StopIteration as end:
+                state: OrchestrationState = end.value
+                return state
+
+    def _check_outside_transaction(self) -> None:
+        if connections[self.using].in_atomic_block:
+            raise DurableTaskError(
+                f"Waiting for an orchestration inside atomic() on {self.using!r} can never succeed: no worker "
+                "sees what the transaction has written before it is committed. Wait after the block."
+            )
+
+    def _started(self, instance_id: str, fetch_payloads: bool) -> OrchestrationState | None:
+        status = queries.status(self.using, instance_id)
+        if status in (None, OrchestrationStatus.PENDING):
+            return None
+        return self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+
+    def _ended(self, instance_id: str, fetch_payloads: bool) -> OrchestrationState | None:
+        status = queries.status(self.using, instance_id)
+        if status is None or not status.is_terminal:
+            return None
+        return self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+
+    # ---------------------------------------------------------------- steer
+
+    def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
+        """Send an instance an external event. It never waits for a worker that holds the instance.
+
+        An instance that has ended drops it.
+
+        Raises:
+            OrchestrationNotFoundError: There is no such instance.
+        """
+        name = check_name("event", event_name)
+        control.raise_event(
+            self.using, instance_id, name, self._codec.dumps(data, f"the data of event {name!r}")
+        )
+
+    def terminate_orchestration(
+        self, instance_id: str, *, output: Any = None, recursive: bool = True
+    ) -> None:
+        """End an instance at once, and what it has started if ``recursive``; ``output`` becomes the output.
+
+        Nothing happens if there is no such instance, or it has ended.
+        """
+        text = self._codec.dumps(output, f"the output of orchestration {instance_id!r}")
+        control.terminate(self.using, instance_id, text, recursive=recursive)
+
+    def suspend_orchestration(self, instance_id: str) -> None:
+        """Make an instance take in nothing until it is resumed; nothing happens if it has ended.
+
+        Raises:
+            OrchestrationNotFoundError: There is no such instance.
+        """
+        control.suspend(self.using, instance_id)
+
+    def resume_orchestration(self, instance_id: str) -> None:
+        """Let a suspended instance go on; nothing happens if it is not suspended.
+
+        Raises:
+            OrchestrationNotFoundError: There is no such instance.
+        """
+        control.resume(self.using, instance_id)
+
+    def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        """Take a failed instance, with its failed children, back to before the failure, and let it go on.
+
+        Raises:
+            OrchestrationNotFoundError: There is no such instance.
+            OrchestrationStateConflictError: It has not failed.
+        """
+        if reason is not None:
+            self._codec.check(reason, "the reason of a rewind")
+        rewinds.rewind(self.using, instance_id, reason)
+
+    def restart_orchestration(self, instance_id: str, *, restart_with_new_instance_id: bool = False) -> str:
+        """Start a finished instance from the beginning with its last input, and return its id.
+
+        Raises:
+            OrchestrationNotFoundError: There is no such instance.
+            OrchestrationStateConflictError: It has not ended.
+        """
+        return control.restart(self.using, instance_id, with_new_id=restart_with_new_instance_id)
+
+    def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
+        """Delete a finished instance, with its history, and its finished descendants if ``recursive``.
+
+        Nothing is deleted if there is no such instance, or it has not ended.
+        """
+        return PurgeInstancesResult(control.purge(self.using, instance_id, recursive=recursive), True)
+
+    def purge_orchestrations_by(
+        self,
+        created_time_from: datetime | None = None,
+        created_time_to: datetime | None = None,
+        runtime_status: Sequence[OrchestrationStatus] | None = None,
+        recursive: bool = False,
+    ) -> PurgeInstancesResult:
+        """Delete the finished instances created in ``[created_time_from, created_time_to)``, page by page."""
+        count = control.purge_by(
+            self.using,
+            created_from=check_time("created_time_from", created_time_from),
+            created_to=check_time("created_time_to", created_time_to),
+            statuses=runtime_status or None,
+            recursive=recursive,
+        )
+        return PurgeInstancesResult(count, True)
+
+    # ---------------------------------------------------------------- payloads
+
+    @property
+    def _codec(self) -> PayloadCodec:
+        return PayloadCodec(self._converter or conf.data_converter(), settings.MAX_PAYLOAD_BYTES)
+
+    def _state(self, row: StateRow) -> OrchestrationState:
+        return OrchestrationState(
+            row.instance_id,
+            row.name,
+            row.status,
+            row.created_at,
+            row.last_updated_at,
+            row.input,
+            row.output,
+            row.custom_status,
+            row.failure,
+            self._converter or conf.data_converter(),
+        )
+
+
+def _options(orchestrator: Orchestrator | str, name: str) -> OrchestratorRegistration:
+    """Return what is known here of an orchestrator's queue and priority."""
+    registered = default_registry.orchestrators.get(name)
+    if registered is None:
+        declared = registration_of(orchestrator)
+        registered = declared if isinstance(declared, OrchestratorRegistration) else None
+    return registered or OrchestratorRegistration(name, _unknown)
+
+
+def _unknown(*_: object) -> None:
+    """Stand for an orchestrator that only workers know."""
