@@ -92,8 +92,8 @@ class DurableTaskClient:
         """Start an orchestration, by function or by name, and return its instance id.
 
         An id that is not given is 32 random hexadecimal digits. Nothing runs before ``start_at`` (naive is
-        UTC). ``version`` is the client's default, ``queue`` and ``priority`` are the orchestrator's own, unless
-        given.
+        UTC). Unless given, ``version`` is the client's default, ``queue`` and ``priority`` are the
+        orchestrator's own.
 
         Raises:
             OrchestrationAlreadyExistsError: The id is taken, and ``reuse_id_policy`` does not list the status
@@ -238,8 +238,8 @@ class DurableTaskClient:
     def _check_outside_transaction(self) -> None:
         if connections[self.using].in_atomic_block:
             raise DurableTaskError(
-                f"Waiting for an orchestration inside atomic() on {self.using!r} can never succeed: no worker "
-                "sees what the transaction has written before it is committed. Wait after the block."
+                f"Waiting for an orchestration inside atomic() on {self.using!r} can never succeed: no "
+                "worker sees what the transaction has written before it is committed. Wait after the block."
             )
 
     def _started(self, instance_id: str, fetch_payloads: bool) -> OrchestrationState | None:
