@@ -45,6 +45,7 @@ class Leased:
     token: int
     instance: int
     instance_id: str
+    execution_id: str
     task_id: int
     name: str
     input: str | None
@@ -136,7 +137,7 @@ def claim(
         vendor, " FOR UPDATE SKIP LOCKED"
     )
     cursor.execute(
-        f"SELECT a.id, a.instance_id, a.task_id, a.name, a.input, a.queue, a.created_at,"
+        f"SELECT a.id, a.instance_id, a.execution_id, a.task_id, a.name, a.input, a.queue, a.created_at,"
         f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = a.instance_id)"
         f" FROM {table(ActivityTask, vendor)} a WHERE a.visible_at <= %s{condition}"
         f" ORDER BY a.priority DESC, a.visible_at, a.id LIMIT %s{lock}",
@@ -146,13 +147,12 @@ def claim(
     leased: list[Leased] = []
     updates: list[tuple[Any, ...]] = []
     orphans: list[int] = []
-    for pk, instance, task_id, name, payload, queue, created_at, instance_id in cursor.fetchall():
+    for pk, instance, *task, created_at, instance_id in cursor.fetchall():
         if instance_id is None:
             orphans.append(pk)
             continue
         token = new_token()
-        queued_at = clock.from_orm(created_at)
-        leased.append(Leased(token, instance, instance_id, task_id, name, payload, queue, queued_at))
+        leased.append(Leased(token, instance, instance_id, *task, clock.from_orm(created_at)))
         updates.append((token, until, worker, pk))
     _lease(cursor, updates)
     rows.delete(cursor, ActivityTask, "id", orphans)
@@ -238,9 +238,7 @@ def _change_leases(using: str, tokens: Sequence[int], change: str, values: list[
     for batch in _batches(tokens):
         condition, parameters = any_of(vendor, "lease_token", batch)
         with transaction.atomic(using), connections[using].cursor() as cursor:
-            cursor.execute(
-                f"SELECT id FROM {activity} WHERE {condition} ORDER BY id{lock}", parameters
-            )
+            cursor.execute(f"SELECT id FROM {activity} WHERE {condition} ORDER BY id{lock}", parameters)
             keys = [pk for (pk,) in cursor.fetchall()]
             if keys:
                 in_keys, more = any_of(vendor, "id", keys)

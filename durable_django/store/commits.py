@@ -175,6 +175,7 @@ class Batch:
                     token,
                     instance.pk,
                     instance.instance_id,
+                    instance.execution_id,
                     event.event_id,
                     event.name,
                     event.input,
@@ -248,9 +249,7 @@ class Batch:
         task_id = child.parent_task_id
         event: events.HistoryEvent
         if outcome.failure is None:
-            event = events.SubOrchestrationInstanceCompletedEvent(
-                -1, datetime.min, task_id, outcome.output
-            )
+            event = events.SubOrchestrationInstanceCompletedEvent(-1, datetime.min, task_id, outcome.output)
         else:
             event = events.SubOrchestrationInstanceFailedEvent(-1, datetime.min, task_id, outcome.failure)
         return NewMessage(child.parent_pk, event, child.parent_execution_id)
@@ -315,9 +314,7 @@ class Batch:
         self._messages.extend(self._refusal(child) for child in refused)
         self._result.touched.update(added.values())
 
-    def _replace_finished(
-        self, children: Sequence[NewInstance], added: dict[str, int]
-    ) -> list[NewInstance]:
+    def _replace_finished(self, children: Sequence[NewInstance], added: dict[str, int]) -> list[NewInstance]:
         found = self._find([child.instance_id for child in children])
         finished = {
             child.instance_id: child

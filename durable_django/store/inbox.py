@@ -102,7 +102,9 @@ def add_start(
     carried: Sequence[events.EventRaisedEvent],
 ) -> None:
     """Tell an instance to start its next execution, with the events that the last one has left to it."""
-    attributes = json.dumps({"carried": [[event.name, event.input] for event in carried]}) if carried else None
+    attributes = (
+        json.dumps({"carried": [[event.name, event.input] for event in carried]}) if carried else None
+    )
     visible_at = clock.to_database(cursor.db.alias, now)
     row = (
         instance,
@@ -141,9 +143,7 @@ def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit
     return dict(arrived)
 
 
-def _arrivals(
-    cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int
-) -> list[tuple[Any, ...]]:
+def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int) -> list[tuple[Any, ...]]:
     vendor = cursor.db.vendor
     condition, parameters = any_of(vendor, "instance_id", keys)
     present = clock.to_database(cursor.db.alias, now)

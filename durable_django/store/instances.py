@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from django.db.backends.utils import CursorWrapper
+from django.db.models import F
 
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import clock, rows
@@ -93,6 +94,16 @@ def delete_work(cursor: CursorWrapper, keys: Sequence[int]) -> None:
         lock_activities(cursor, batch)
         for model in (ActivityTask, Timer, Message):
             rows.delete(cursor, model, "instance", batch)
+
+
+def count_try(using: str, key: int) -> None:
+    """Count a failed attempt to move an instance."""
+    Instance.objects.using(using).filter(pk=key).update(tries=F("tries") + 1)
+
+
+def reset_tries(using: str, keys: Sequence[int]) -> None:
+    """Forget failed attempts: these instances have moved."""
+    Instance.objects.using(using).filter(pk__in=keys).update(tries=0)
 
 
 def lock_activities(cursor: CursorWrapper, keys: Sequence[int]) -> None:

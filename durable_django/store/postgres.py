@@ -22,7 +22,9 @@ def copy(cursor: CursorWrapper, target: str, rows: Iterable[Sequence[Any]]) -> N
 def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
     """Send notifications, in a transaction of their own."""
     with connections[using].cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, list(payloads)])
+        cursor.execute(
+            "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, list(payloads)]
+        )
 
 
 def listen(using: str, channel: str, beat: float) -> Iterator[str | None]:

@@ -14,14 +14,15 @@ Names = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Queues, names and versions of one sort of work; None is all."""
+    """Queues, names and versions of one sort of work; None is all, but for the versions that are rejected."""
 
     queues: frozenset[str] | None = None
     names: Names | None = None
+    rejected_versions: frozenset[str | None] = frozenset()
 
     def takes(self, queue: str, name: str, version: str | None) -> bool:
         """Tell whether work of this queue, name and version is taken."""
-        if self.queues is not None and queue not in self.queues:
+        if (self.queues is not None and queue not in self.queues) or version in self.rejected_versions:
             return False
         if self.names is None:
             return True
@@ -41,6 +42,11 @@ class Served:
             add(*any_of(vendor, f"{prefix}queue", sorted(self.queues)))
         if self.names is not None:
             add(*self._names_condition(vendor, prefix))
+        if None in self.rejected_versions:
+            add(f"{prefix}version IS NOT NULL", [])
+        if rejected := sorted(filter(None, self.rejected_versions)):
+            in_rejected, values = any_of(vendor, f"{prefix}version", rejected)
+            add(f"({prefix}version IS NULL OR NOT {in_rejected})", values)
         return "".join(f" AND {condition}" for condition in conditions), parameters
 
     def _names_condition(self, vendor: str, prefix: str) -> tuple[str, list[Any]]:

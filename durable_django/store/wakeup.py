@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache, partial
+from uuid import uuid4
 
 from django.db import connections, transaction
 
@@ -22,7 +23,7 @@ from durable_django.store import postgres
 logger = logging.getLogger("durable_django.wakeup")
 
 CHANNEL = "durable_django"
-_WORK = "work"
+_WORK = "work:"
 _CHANGED = "changed:"
 _BEAT = 0.5
 _LINGER = 1.0
@@ -42,12 +43,13 @@ class Hub:
         self._listener: threading.Thread | None = None
         self._users = 0
         self._idle_since = 0.0
-        self._listening = threading.Event()
+        self.work_payload = f"{_WORK}{uuid4().hex}"
 
-    def work(self) -> None:
-        """Wake the workers of this process."""
+    def work(self, but: Callback | None = None) -> None:
+        """Wake the workers of this process, ``but`` one."""
         for callback in list(self._workers):
-            callback()
+            if callback != but:
+                callback()
 
     def changed(self, instance_id: str) -> None:
         """Wake the clients of this process that wait for an instance."""
@@ -122,7 +124,9 @@ class Hub:
                 time.sleep(_RETRY)
 
     def _receive(self, payload: str | None) -> None:
-        if payload == _WORK:
+        if payload == self.work_payload:
+            return  # Our own, and told already.
+        if payload is not None and payload.startswith(_WORK):
             self.work()
         elif payload is not None:
             self.changed(payload.removeprefix(_CHANGED))
@@ -176,10 +180,16 @@ def _work_sender(using: str) -> Callback:
     return partial(_send_work, using)
 
 
-def _send_work(using: str) -> None:
-    hub(using).work()
+def tell_others(using: str, but: Callback) -> None:
+    """Wake all workers ``but`` the one that calls, now: it has just committed."""
+    _send_work(using, but)
+
+
+def _send_work(using: str, but: Callback | None = None) -> None:
+    here = hub(using)
+    here.work(but)
     if can_listen(using):
-        postgres.notify(using, CHANNEL, [_WORK])
+        postgres.notify(using, CHANNEL, [here.work_payload])
 
 
 def _send_changes(using: str, instance_ids: Sequence[str]) -> None:

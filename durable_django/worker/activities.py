@@ -1,0 +1,89 @@
+"""Running one activity: from its lease to its result. Nothing here raises; a failure is a result too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from asgiref.sync import async_to_sync
+
+from durable_django.core import events
+from durable_django.core.calls import call
+from durable_django.core.context import ActivityContext
+from durable_django.core.errors import FailureDetails
+from durable_django.core.registry import Registry
+from durable_django.core.serialization import PayloadCodec
+from durable_django.store import clock
+from durable_django.store.activities import Leased
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityResult:
+    """What came of an activity: ``payload``, or ``failure``."""
+
+    leased: Leased
+    payload: str | None
+    failure: FailureDetails | None
+    worker: str
+    started_at: datetime
+    finished_at: datetime
+
+    def event(self, task_id: int) -> events.HistoryEvent:
+        """Return the result as the event that history keeps."""
+        ran: dict[str, Any] = {
+            "worker": self.worker,
+            "queued_at": self.leased.queued_at,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+        }
+        if self.failure is not None:
+            return events.TaskFailedEvent(-1, self.finished_at, task_id, self.failure, **ran)
+        return events.TaskCompletedEvent(-1, self.finished_at, task_id, self.payload, **ran)
+
+
+class ActivityRunner:
+    """Runs activities out of a registry, on behalf of a worker."""
+
+    def __init__(self, registry: Registry, codec: PayloadCodec, worker: str) -> None:
+        self._registry = registry
+        self._codec = codec
+        self._worker = worker
+
+    def is_async(self, leased: Leased) -> bool:
+        """Tell whether the activity belongs on an event loop."""
+        registered = self._registry.activities.get(leased.name)
+        return registered is not None and registered.is_async
+
+    def run(self, leased: Leased) -> ActivityResult:
+        """Run an activity in this thread; an ``async def`` one on an event loop of its own."""
+        if self.is_async(leased):
+            return async_to_sync(self.run_async)(leased)
+        started_at = clock.now()
+        try:
+            payload = self._written(leased, self._call(leased))
+        except BaseException as error:  # noqa: BLE001 - even SystemExit is the activity's, not the worker's
+            return self._result(leased, started_at, None, FailureDetails.from_exception(error))
+        return self._result(leased, started_at, payload, None)
+
+    async def run_async(self, leased: Leased) -> ActivityResult:
+        """Run an ``async def`` activity on the present event loop."""
+        started_at = clock.now()
+        try:
+            payload = self._written(leased, await self._call(leased))
+        except BaseException as error:  # noqa: BLE001 - a cancellation is a failure like any other
+            return self._result(leased, started_at, None, FailureDetails.from_exception(error))
+        return self._result(leased, started_at, payload, None)
+
+    def _call(self, leased: Leased) -> Any:
+        function = self._registry.activity(leased.name).fn
+        context = ActivityContext(leased.instance_id, leased.task_id)
+        return call(function, context, leased.input, self._codec)
+
+    def _written(self, leased: Leased, value: object) -> str | None:
+        return self._codec.dumps(value, f"the result of activity {leased.name!r}")
+
+    def _result(
+        self, leased: Leased, started_at: datetime, payload: str | None, failure: FailureDetails | None
+    ) -> ActivityResult:
+        return ActivityResult(leased, payload, failure, self._worker, started_at, clock.now())

@@ -1,0 +1,271 @@
+"""The turn loop: one thread that takes what is ready, has it moved, and follows up."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from django.db import connections
+
+from durable_django import signals
+from durable_django.core.registry import Registry
+from durable_django.core.status import OrchestrationStatus
+from durable_django.models import InstanceStatus
+from durable_django.store import clock, wakeup
+from durable_django.store.commits import Moved
+from durable_django.worker.activities import ActivityResult
+from durable_django.worker.pool import ActivityPool
+from durable_django.worker.turns import Report, TurnProcessor, Work
+
+logger = logging.getLogger("durable_django.worker")
+
+_SHORTEST_POLL = 0.02
+_MOST_RESULTS = 2000
+_MOST_TIMERS = 100_000
+_LEAST_STARTS = 10
+_OUTAGE_SECONDS = 1.0
+
+
+class TurnLoop:
+    """Gathers work for a `TurnProcessor` and hands what comes of it to the pool, to others and to signals.
+
+    ``careful`` asks whether each instance is to be run by itself, its name noted beforehand by ``note``: after a
+    crash, until it is clear whose fault it was.
+    """
+
+    def __init__(
+        self,
+        processor: TurnProcessor,
+        pool: ActivityPool,
+        *,
+        poll_interval: float,
+        careful: Callable[[], bool],
+        note: Callable[[int | None], None],
+    ) -> None:
+        self._processor = processor
+        self._pool = pool
+        self._poll_interval = poll_interval
+        self._careful = careful
+        self._note = note
+        self._using = processor.using
+        self._wake = threading.Event()
+        self._results: deque[ActivityResult] = deque()
+        self._keys: set[int] = set()
+        self._alone: set[int] = set()
+        self._timers: list[tuple[datetime, int]] = []
+        self._hinted = True
+        self._unclaimed = True
+        self._poll_at = 0.0
+        self._pause = _SHORTEST_POLL
+        self._is_draining = False
+        self.is_idle = threading.Event()
+        """Set while nothing is ready and nothing runs."""
+
+    # ---------------------------------------------------------------- from other threads
+
+    def deliver(self, result: ActivityResult) -> None:
+        """Hand in an activity's result."""
+        self._results.append(result)
+        self._wake.set()
+
+    def hint(self) -> None:
+        """Say that the tables may have something new."""
+        self._hinted = True
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Take on nothing new from now on, but record what comes in."""
+        self._is_draining = True
+        self._wake.set()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there are results that are not recorded yet."""
+        return bool(self._results)
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Loop in this thread until ``until`` says so."""
+        try:
+            while not until():
+                self._wait()
+                try:
+                    self.step()
+                except Exception:
+                    self._survive()
+        finally:
+            self._processor.cache.clear()
+            connections.close_all()
+
+    def step(self) -> None:
+        """Look once at what is ready, and move it."""
+        self.is_idle.clear()
+        work = self._gather()
+        if self._is_draining:
+            work = Work(work.results)
+        if not (work.results or work.keys or work.scan or work.claim_activities or self._alone):
+            return
+        try:
+            report = Report()
+            if self._careful():
+                self._move_carefully(work)
+            elif work.results or work.keys or work.scan or work.claim_activities:
+                report = self._processor.run(work)
+                self._follow(work, report)
+        except Exception:
+            # Nothing of it is committed, or nobody knows: a result that was is dropped when it comes again.
+            self._results.extendleft(reversed(work.results))
+            self._keys |= work.keys
+            raise
+        self._move_suspects()
+        self._schedule_poll(work, report)
+
+    def _wait(self) -> None:
+        seconds = self._poll_at - time.monotonic()
+        if self._timers:
+            seconds = min(seconds, (self._timers[0][0] - clock.now()).total_seconds())
+        if seconds > 0:
+            self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _gather(self) -> Work:
+        results: list[ActivityResult] = []
+        while self._results and len(results) < _MOST_RESULTS:
+            results.append(self._results.popleft())
+        if self._results:
+            self._wake.set()
+        now = clock.now()
+        while self._timers and self._timers[0][0] <= now:
+            self._keys.add(heapq.heappop(self._timers)[1])
+        keys, self._keys = self._keys, set()
+        scan = self._hinted or time.monotonic() >= self._poll_at
+        self._hinted = False
+        slots = self._pool.free
+        return Work(
+            results,
+            keys,
+            scan=scan,
+            starts=max(slots, _LEAST_STARTS),
+            # Older activities first: what nobody has claimed yet goes before what this batch makes.
+            slots=slots,
+            lease_new=not self._unclaimed,
+            claim_activities=(self._unclaimed or scan) and slots > 0,
+        )
+
+    # ---------------------------------------------------------------- what follows
+
+    def _follow(self, work: Work, report: Report) -> None:
+        self._pool.submit(report.leased)
+        committed = report.committed
+        self._keys |= committed.touched | report.again
+        self._alone |= report.alone
+        self._results.extend(report.lost_results)
+        if work.claim_activities:
+            self._unclaimed = report.more_activities
+        self._unclaimed |= committed.unleased
+        for due, key in committed.timers:
+            if len(self._timers) < _MOST_TIMERS:
+                heapq.heappush(self._timers, (due, key))
+        if self._keys or self._results or report.is_full or (self._unclaimed and self._pool.free):
+            self._wake.set()
+        self._hinted |= report.is_full
+        if committed.unleased or report.is_full or (committed.touched and self._is_partial):
+            wakeup.tell_others(self._using, self.hint)
+        registry = self._processor.options.registry
+        send_orchestration_signals(registry, self._using, report.moved)
+        send_activity_signals(registry, self._using, work.results)
+
+    @property
+    def _is_partial(self) -> bool:
+        """Whether what this worker sets going may be somebody else's to move."""
+        served = self._processor.scope.orchestrations
+        return served.queues is not None or served.names is not None or bool(served.rejected_versions)
+
+    def _move_carefully(self, work: Work) -> None:
+        results: dict[int, list[ActivityResult]] = {}
+        for result in work.results:
+            results.setdefault(result.leased.instance, []).append(result)
+        keys = work.keys | set(results)
+        if work.scan:
+            keys |= self._processor.peek(work.starts)
+        for key in sorted(keys):
+            self._note(key)
+            self._follow(work, self._processor.run_alone(key, results.get(key, ()), self._pool.free))
+        self._note(None)
+        if work.claim_activities:
+            self._follow(work, self._processor.run(Work(slots=self._pool.free, claim_activities=True)))
+
+    def _move_suspects(self) -> None:
+        if not self._alone:
+            return
+        suspects, self._alone = self._alone, set()
+        for key in sorted(suspects):
+            self._note(key)
+            report = self._processor.run_alone(key, slots=self._pool.free)
+            self._follow(Work(), report)
+        self._note(None)
+
+    def _schedule_poll(self, work: Work, report: Report) -> None:
+        if report.did_something or report.missed:
+            self._pause = _SHORTEST_POLL
+        if work.scan:
+            self._poll_at = time.monotonic() + self._pause
+            if report.next_due is not None:
+                seconds = (report.next_due - clock.now()).total_seconds()
+                self._poll_at = min(self._poll_at, time.monotonic() + seconds)
+            self._pause = min(self._pause * 2, self._poll_interval)
+        elif report.missed:
+            self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
+        is_quiet = work.scan and not report.did_something and not self._wake.is_set()
+        if is_quiet and self._pool.is_idle and not self._results:
+            self.is_idle.set()
+
+    def _survive(self) -> None:
+        logger.exception("The turn loop goes on after an error, with a new connection")
+        connections[self._using].close()
+        self._poll_at = 0.0
+        time.sleep(_OUTAGE_SECONDS)
+
+
+def send_orchestration_signals(registry: Registry, using: str, moved: Sequence[Moved]) -> None:
+    """Tell the receivers of Django's signals which orchestrations have started or ended."""
+    for entry in moved:
+        instance, outcome = entry.instance, entry.outcome
+        registered = registry.orchestrators.get(instance.name)
+        about = {
+            "sender": registered.fn if registered else None,
+            "name": instance.name,
+            "instance_id": instance.instance_id,
+            "execution_id": instance.execution_id,
+            "using": using,
+        }
+        if instance.status == InstanceStatus.PENDING:
+            signals.orchestration_started.send_robust(**about)
+        if outcome.status is OrchestrationStatus.COMPLETED:
+            signals.orchestration_completed.send_robust(**about)
+        elif outcome.status is OrchestrationStatus.FAILED:
+            signals.orchestration_failed.send_robust(**about, failure_details=outcome.failure)
+
+
+def send_activity_signals(registry: Registry, using: str, results: Sequence[ActivityResult]) -> None:
+    """Tell the receivers of Django's signals which activities have failed."""
+    for result in results:
+        if result.failure is None:
+            continue
+        leased = result.leased
+        registered = registry.activities.get(leased.name)
+        signals.activity_failed.send_robust(
+            sender=registered.fn if registered else None,
+            name=leased.name,
+            instance_id=leased.instance_id,
+            execution_id=leased.execution_id,
+            using=using,
+            task_id=leased.task_id,
+            failure_details=result.failure,
+        )

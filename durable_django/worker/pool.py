@@ -1,0 +1,149 @@
+"""The activity pool: threads for plain functions, one event loop for ``async def`` ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from django.db import connections
+
+from durable_django.store.activities import Leased
+from durable_django.worker.activities import ActivityResult, ActivityRunner
+
+logger = logging.getLogger("durable_django.worker")
+
+_AHEAD_SECONDS = 0.1
+_MOST_AHEAD = 64
+_FIRST_GUESS_SECONDS = 0.02
+_CONNECTION_SECONDS = 60.0
+
+
+class ActivityPool:
+    """Runs leased activities and hands their results to ``deliver``, from whatever thread.
+
+    It takes in somewhat more than it has threads: as much as it will have done in a tenth of a second, by what
+    activities have taken lately, so that short ones need no claim each, and long ones do not wait here while
+    another worker is idle.
+    """
+
+    def __init__(
+        self,
+        runner: ActivityRunner,
+        deliver: Callable[[ActivityResult], None],
+        *,
+        threads: int,
+        concurrent: int,
+    ) -> None:
+        self._runner = runner
+        self._deliver = deliver
+        self._thread_count = threads
+        self._concurrent = max(concurrent, threads)
+        self._seconds = _FIRST_GUESS_SECONDS
+        self._queue: queue.SimpleQueue[Leased | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Leased] = {}
+        self._running: dict[int, Leased] = {}
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start the threads; the event loop starts with the first activity that needs it."""
+        for number in range(self._thread_count):
+            thread = threading.Thread(target=self._work, name=f"durable-activity-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    @property
+    def free(self) -> int:
+        """How many more activities to take in now."""
+        ahead = self._thread_count * min(_AHEAD_SECONDS / self._seconds, _MOST_AHEAD)
+        capacity = min(self._thread_count + int(ahead), self._concurrent * _MOST_AHEAD)
+        return max(0, capacity - len(self._waiting) - len(self._running))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting or running."""
+        return not self._waiting and not self._running
+
+    def tokens(self) -> list[int]:
+        """Return the lease tokens of all that is here."""
+        with self._lock:
+            return [*self._waiting, *self._running]
+
+    def submit(self, tasks: Sequence[Leased]) -> None:
+        """Take in activities."""
+        for task in tasks:
+            if self._runner.is_async(task):
+                with self._lock:
+                    self._running[task.token] = task
+                asyncio.run_coroutine_threadsafe(self._run_async(task), self._event_loop())
+            else:
+                with self._lock:
+                    self._waiting[task.token] = task
+                self._queue.put(task)
+
+    def give_back(self) -> list[int]:
+        """Take out what has not started, and return its tokens."""
+        with self._lock:
+            tokens = list(self._waiting)
+            self._waiting.clear()
+        return tokens
+
+    def stop(self) -> None:
+        """Let the threads end after what they are running now."""
+        for _ in self._threads:
+            self._queue.put(None)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _work(self) -> None:
+        try:
+            while (task := self._queue.get()) is not None:
+                with self._lock:
+                    if self._waiting.pop(task.token, None) is None:
+                        continue  # Given back.
+                    self._running[task.token] = task
+                started = time.perf_counter()
+                result = self._runner.run(task)
+                tidy_connections()
+                self._finish(task, result, time.perf_counter() - started)
+        finally:
+            connections.close_all()
+
+    async def _run_async(self, task: Leased) -> None:
+        self._finish(task, await self._runner.run_async(task), None)
+
+    def _finish(self, task: Leased, result: ActivityResult, seconds: float | None) -> None:
+        if seconds is not None:
+            self._seconds += (max(seconds, 1e-4) - self._seconds) * 0.05
+        # Delivered before it is counted out: nobody shall find the pool idle and no result.
+        self._deliver(result)
+        with self._lock:
+            self._running.pop(task.token, None)
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="durable-async", daemon=True).start()
+        return self._loop
+
+
+def tidy_connections() -> None:
+    """Do for this thread's connections what Django does between requests, but keep them for a minute.
+
+    With the default ``CONN_MAX_AGE`` of 0, every activity would connect anew.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is None:
+            continue
+        if connection.close_at is not None and connection.settings_dict["CONN_MAX_AGE"] == 0:
+            kept_until = getattr(connection, "_durable_close_at", None)
+            if kept_until is None or kept_until[0] is not connection.connection:
+                kept_until = (connection.connection, time.monotonic() + _CONNECTION_SECONDS)
+                connection._durable_close_at = kept_until  # type: ignore[attr-defined]
+            connection.close_at = kept_until[1]
+        connection.close_if_unusable_or_obsolete()

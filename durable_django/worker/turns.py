@@ -1,0 +1,464 @@
+"""Turns: one transaction that moves a whole batch of instances.
+
+`TurnProcessor.run` is the heart of the worker, and of ``drain()`` in tests. It takes what is ready, feeds it to the
+orchestrators' code, and commits what came of it. What a crash must not break is all here: an execution is taken out
+of the cache before it is fed and put back after the commit, so that a rollback, or a commit whose outcome nobody
+knows, costs a read of the history and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.db import Error as DatabaseError
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.conf import settings
+from durable_django.core.decisions import TurnOutcome
+from durable_django.core.errors import FailureDetails
+from durable_django.core.events import HistoryEvent
+from durable_django.core.options import ExecutionOptions
+from durable_django.core.replay import Execution
+from durable_django.core.status import OrchestrationStatus
+from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
+from durable_django.models import InstanceStatus
+from durable_django.store import activities, claims, clock, inbox, instances, rows, wakeup
+from durable_django.store.activities import Leased
+from durable_django.store.claims import Claimed
+from durable_django.store.commits import Batch, Committed, Lessor, Moved
+from durable_django.store.inbox import Arrived, NewMessage
+from durable_django.store.scope import Scope, Served
+from durable_django.worker.activities import ActivityResult
+from durable_django.worker.cache import ExecutionCache
+from durable_django.worker.guard import no_queries
+
+logger = logging.getLogger("durable_django.worker")
+
+HISTORY_ROWS = 20_000
+"""About how many rows of history one transaction reads after cache misses."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What a batch is to look at: results just produced, instances said to be ready, and the tables at large.
+
+    ``starts`` bounds how many pending instances are started, ``slots`` how many activities are leased to this
+    worker: new ones as they are inserted (``lease_new``), and what nobody has claimed (``claim_activities``).
+    """
+
+    results: Sequence[ActivityResult] = ()
+    keys: set[int] = field(default_factory=set)
+    scan: bool = False
+    starts: int = 0
+    slots: int = 0
+    lease_new: bool = False
+    claim_activities: bool = False
+
+
+@dataclass(slots=True)
+class Report:
+    """What a batch did, once it is committed.
+
+    ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next batch,
+    ``lost_results`` what was not recorded and is to be handed in again. ``is_full`` says that there may be more
+    where this came from, ``missed`` that an instance was held by somebody else, ``next_due`` (of an empty scan)
+    when something will be ready.
+    """
+
+    moved: list[Moved] = field(default_factory=list)
+    committed: Committed = field(default_factory=Committed)
+    leased: list[Leased] = field(default_factory=list)
+    alone: set[int] = field(default_factory=set)
+    again: set[int] = field(default_factory=set)
+    lost_results: list[ActivityResult] = field(default_factory=list)
+    is_full: bool = False
+    missed: bool = False
+    more_activities: bool = False
+    next_due: datetime | None = None
+
+    @property
+    def did_something(self) -> bool:
+        """Whether anything was moved or leased."""
+        return bool(self.moved or self.leased or self.again or self.alone)
+
+
+class _Found(NamedTuple):
+    """An activity's result whose row was still ours, and the execution that it is for."""
+
+    event: HistoryEvent
+    execution_id: str
+
+
+_Results = dict[int, list[_Found]]
+"""Results by the key of their instance."""
+
+
+@dataclass(slots=True)
+class _Feed:
+    """One instance of a batch: what it takes in, and the execution that takes it."""
+
+    instance: Claimed
+    arrived: Arrived
+    execution: Execution
+    outcome: TurnOutcome | None = None
+
+
+class TurnProcessor:
+    """Moves instances of one database, for one worker. Not thread-safe: one thread runs its turns."""
+
+    def __init__(
+        self,
+        using: str,
+        options: ExecutionOptions,
+        scope: Scope,
+        *,
+        worker: str,
+        versioning: VersioningOptions | None = None,
+        batch_instances: int | None = None,
+        watch: Callable[[Claimed], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        self.using = using
+        self.options = options
+        self.scope = scope
+        self.worker = worker
+        self.cache = ExecutionCache(settings.CACHE_EXECUTIONS)
+        self._versioning = versioning
+        self._batch_instances = batch_instances or settings.BATCH_INSTANCES
+        self._watch = watch
+        self._fed: list[_Feed] = []
+        self._last_errors: dict[int, Exception] = {}
+
+    def run(self, work: Work) -> Report:
+        """Move what is ready; if the batch fails, one by one, so that one bad instance stops no other.
+
+        Raises:
+            OperationalError, InterfaceError: The database is away. Nothing is lost: hand the results in again.
+        """
+        try:
+            return self._commit(work)
+        except (OperationalError, InterfaceError) as error:
+            keys = self._forget()
+            if _is_away(self.using):
+                raise
+            logger.warning("A batch of %s turns is tried again one by one: %s", len(keys), error)
+        except Exception:
+            keys = self._forget()
+            logger.warning("A batch of %s turns is tried again one by one", len(keys), exc_info=True)
+        return self._one_by_one(work, keys)
+
+    def run_alone(self, key: int, results: Sequence[ActivityResult] = (), slots: int = 0) -> Report:
+        """Move one instance in a transaction of its own, and count it against the instance if that fails.
+
+        Raises:
+            OperationalError, InterfaceError: The database is away.
+        """
+        try:
+            report = self._commit(Work(results, {key}, slots=slots, lease_new=slots > 0), alone=True)
+        except Exception as error:
+            self._forget()
+            if isinstance(error, OperationalError | InterfaceError) and _is_away(self.using):
+                raise
+            logger.exception("The turn of instance %s failed", key)
+            self._last_errors[key] = error
+            if not isinstance(error, OperationalError):  # Deadlocks and timeouts are nobody's fault.
+                instances.count_try(self.using, key)
+            return Report(alone={key}, lost_results=list(results))
+        self._last_errors.pop(key, None)
+        return report
+
+    def peek(self, starts: int) -> set[int]:
+        """Return instances that are ready, without moving them."""
+        with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
+            return {
+                instance.pk for instance in self._scan(cursor, clock.now(), starts, self._batch_instances)
+            }
+
+    # ---------------------------------------------------------------- a batch
+
+    def _commit(self, work: Work, *, alone: bool = False) -> Report:
+        report = Report()
+        self._fed = []
+        with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
+            self._move(cursor, work, report, alone=alone)
+        self._keep(report)
+        return report
+
+    def _move(self, cursor: CursorWrapper, work: Work, report: Report, *, alone: bool) -> None:
+        now = clock.now()
+        results = self._record(cursor, work.results)
+        claimed = self._claim(cursor, work, results, now, report)
+        movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
+        movable = self._within_budget(movable, report)
+        arrived = inbox.read(cursor, movable, now, settings.BATCH_EVENTS)
+        report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
+        slots = _Slots(work.slots, self.scope.activities)
+        until = now + timedelta(seconds=settings.LEASE_SECONDS)
+        batch = Batch(cursor, now, Lessor(self.worker, until, slots.take) if work.lease_new else None)
+        for instance in movable:
+            inbox_of = arrived.get(instance.pk) or Arrived()
+            for found in results.pop(instance.pk, ()):
+                if found.execution_id == instance.execution_id:
+                    inbox_of.events.append(found.event)
+            self._feed(instance, inbox_of, now)
+        for moved in self._outcomes():
+            batch.add(moved)
+            report.moved.append(moved)
+        self._leave(cursor, claimed, results, now)
+        inbox.delete(cursor, [carrier for entry in arrived.values() for carrier in entry.stale])
+        report.committed = batch.write()
+        report.leased = report.committed.leased
+        self._reset_tries(report.moved)
+        if work.claim_activities and slots.left > 0:
+            served = self.scope.activities
+            claimed_tasks = activities.claim(cursor, served, self.worker, now, until, slots.left)
+            report.more_activities = len(claimed_tasks) == slots.left
+            report.leased = report.leased + claimed_tasks
+        wakeup.announce_changes(self.using, _changed(report.moved))
+
+    def _record(self, cursor: CursorWrapper, results: Sequence[ActivityResult]) -> _Results:
+        """Delete the rows of finished activities, and return their events by instance."""
+        if not results:
+            return {}
+        recorded = {row.token: row for row in activities.record(cursor, [r.leased.token for r in results])}
+        found: _Results = {}
+        for result in results:
+            row = recorded.get(result.leased.token)
+            if row is None:
+                logger.warning(
+                    "%s: the result of activity %r (#%s) is dropped: its lease is over",
+                    result.leased.instance_id,
+                    result.leased.name,
+                    result.leased.task_id,
+                )
+                continue
+            found.setdefault(row.instance, []).append(_Found(result.event(row.task_id), row.execution_id))
+        return found
+
+    def _claim(
+        self,
+        cursor: CursorWrapper,
+        work: Work,
+        results: _Results,
+        now: datetime,
+        report: Report,
+    ) -> list[Claimed]:
+        claimed = {instance.pk: instance for instance in claims.claim_keys(cursor, [*work.keys, *results])}
+        report.missed = not claimed.keys() >= work.keys
+        room = self._batch_instances - len(claimed)
+        if work.scan and room > 0:
+            scanned = self._scan(cursor, now, min(work.starts, room), room)
+            claimed.update({instance.pk: instance for instance in scanned if instance.pk not in claimed})
+            report.is_full = bool(scanned)
+            if not scanned:
+                report.next_due = claims.next_due(cursor, now)
+        return list(claimed.values())
+
+    def _scan(self, cursor: CursorWrapper, now: datetime, starts: int, room: int) -> list[Claimed]:
+        served = self.scope.orchestrations
+        ready = claims.claim_ready(cursor, served, now, room)
+        starts = min(starts, room - len(ready))
+        return ready + (claims.claim_pending(cursor, served, now, starts) if starts > 0 else [])
+
+    def _is_movable(self, instance: Claimed, now: datetime, report: Report, *, alone: bool) -> bool:
+        if not instance.is_active or not self._serves(instance):
+            return False
+        if instance.status == InstanceStatus.PENDING and instance.start_at > now:
+            return False
+        if instance.tries and not alone:
+            report.alone.add(instance.pk)
+            return False
+        return True
+
+    def _serves(self, instance: Claimed) -> bool:
+        served = self.scope.orchestrations
+        if not served.takes(instance.queue, instance.name, instance.version):
+            return False
+        versioning = self._versioning
+        if versioning is None or versioning.failure_strategy is VersionFailureStrategy.FAIL:
+            return True
+        if version_mismatch(versioning, instance.version) is None:
+            return True
+        # Left to another worker, here and, from now on, by the claim itself.
+        rejected = served.rejected_versions | {instance.version}
+        orchestrations = replace(served, rejected_versions=rejected)
+        self.scope = replace(self.scope, orchestrations=orchestrations)
+        return False
+
+    def _within_budget(self, movable: list[Claimed], report: Report) -> list[Claimed]:
+        """Leave to the next batch what would have to read too much history in this one."""
+        taken: list[Claimed] = []
+        to_read = 0
+        for instance in movable:
+            if not self.cache.has(instance.pk, instance.execution_id, instance.next_sequence):
+                to_read += instance.next_sequence
+            if taken and to_read > HISTORY_ROWS:
+                report.again.add(instance.pk)
+            else:
+                taken.append(instance)
+        return taken
+
+    # ---------------------------------------------------------------- the code
+
+    def _feed(self, instance: Claimed, arrived: Arrived, now: datetime) -> None:
+        if instance.status == InstanceStatus.PENDING:
+            arrived.events.insert(0, inbox.started(instance, instance.input, now))
+        elif not arrived.events and not arrived.goes_on:
+            return
+        execution = self._execution(instance)
+        feed = _Feed(instance, arrived, execution)
+        self._fed.append(feed)
+        with self._watch(instance), no_queries():
+            feed.outcome = execution.turn(max(now, instance.last_updated_at), arrived.events)
+
+    def _execution(self, instance: Claimed) -> Execution:
+        key = (instance.pk, instance.execution_id, instance.next_sequence)
+        execution = self.cache.take(*key)
+        if execution is not None:
+            return execution
+        execution = Execution(instance.instance_id, self.options)
+        refusal = self._refusal(instance)
+        if refusal is not None:
+            execution.refuse(refusal)
+        elif instance.next_sequence:
+            history = rows.read_history(self.using, instance.pk, instance.execution_id)
+            with self._watch(instance), no_queries():
+                execution.replay(history)
+        return execution
+
+    def _refusal(self, instance: Claimed) -> FailureDetails | None:
+        """Return why the instance's code is not to be run at all, if there is a reason."""
+        if instance.tries >= settings.MAX_TRIES:
+            error = self._last_errors.get(instance.pk)
+            if error is not None:
+                reason = f"its turn failed each time, at last with {type(error).__name__}: {error}"
+            else:
+                reason = "each time the worker that ran it died or hung"
+            message = f"Given up after {instance.tries} tries: {reason}"
+            return FailureDetails(message, "durable_django.worker.TooManyTries")
+        if self._versioning is not None:
+            mismatch = version_mismatch(self._versioning, instance.version)
+            if mismatch is not None:
+                return FailureDetails(mismatch, "VersionMismatch")
+        return None
+
+    # ---------------------------------------------------------------- after the code
+
+    def _outcomes(self) -> Iterable[Moved]:
+        for feed in self._fed:
+            outcome = feed.outcome
+            assert outcome is not None
+            carriers = feed.arrived.carriers
+            if outcome.continue_as_new is not None:
+                # What the code has not seen stays in the inbox, for the next execution.
+                carriers = carriers[: outcome.consumed]
+            yield Moved(feed.instance, outcome, carriers, feed.execution.now)
+
+    def _leave(
+        self,
+        cursor: CursorWrapper,
+        claimed: Sequence[Claimed],
+        results: _Results,
+        now: datetime,
+    ) -> None:
+        """Put results into the inboxes of instances that this batch does not move."""
+        by_key = {instance.pk: instance for instance in claimed}
+        messages = []
+        for key, found in results.items():
+            instance = by_key.get(key)
+            if instance is not None and instance.status not in (
+                InstanceStatus.RUNNING,
+                InstanceStatus.PENDING,
+                InstanceStatus.SUSPENDED,
+            ):
+                continue  # It has ended: nobody waits.
+            held = instance is not None and instance.status == InstanceStatus.SUSPENDED
+            messages += [NewMessage(key, event, execution_id, held) for event, execution_id in found]
+        inbox.add(cursor, messages, now)
+
+    def _reset_tries(self, moved: Sequence[Moved]) -> None:
+        survivors = [entry.instance.pk for entry in moved if entry.instance.tries]
+        if survivors:
+            instances.reset_tries(self.using, survivors)
+
+    def _keep(self, report: Report) -> None:
+        """Put the executions back into the cache: their turns are committed."""
+        for feed in self._fed:
+            outcome, instance = feed.outcome, feed.instance
+            if outcome is not None and outcome.status is OrchestrationStatus.RUNNING:
+                self.cache.put(
+                    instance.pk,
+                    feed.execution,
+                    instance.execution_id,
+                    instance.next_sequence + len(outcome.events),
+                )
+        self._fed = []
+
+    def _forget(self) -> set[int]:
+        """Drop all executions that the failed batch has fed, and return the keys of their instances."""
+        fed, self._fed = self._fed, []
+        for feed in fed:
+            feed.execution.close()
+        return {feed.instance.pk for feed in fed}
+
+    def _one_by_one(self, work: Work, keys: set[int]) -> Report:
+        by_instance: dict[int, list[ActivityResult]] = {}
+        for result in work.results:
+            by_instance.setdefault(result.leased.instance, []).append(result)
+        total = Report(is_full=work.scan)
+        slots = work.slots
+        for key in sorted(keys | work.keys | set(by_instance)):
+            report = self.run_alone(key, by_instance.get(key, ()), max(slots, 0))
+            slots -= len(report.leased)
+            _merge(total, report)
+        return total
+
+
+class _Slots:
+    """Counts the activities that this worker may still lease."""
+
+    def __init__(self, count: int, served: Served) -> None:
+        self.left = count
+        self._served = served
+
+    def take(self, queue: str, name: str, version: str | None) -> bool:
+        """Take a slot for an activity, if there is one and this worker runs such."""
+        if self.left <= 0 or not self._served.takes(queue, name, version):
+            return False
+        self.left -= 1
+        return True
+
+
+def _merge(total: Report, report: Report) -> None:
+    total.moved += report.moved
+    total.leased += report.leased
+    total.alone |= report.alone
+    total.again |= report.again
+    total.lost_results += report.lost_results
+    total.committed.unleased |= report.committed.unleased
+    total.committed.touched |= report.committed.touched
+    total.committed.timers += report.committed.timers
+
+
+def _changed(moved: Sequence[Moved]) -> list[str]:
+    """Return the ids of instances that have started or ended: what clients wait for."""
+    return [
+        entry.instance.instance_id
+        for entry in moved
+        if entry.outcome.status is not OrchestrationStatus.RUNNING
+        or entry.instance.status == InstanceStatus.PENDING
+    ]
+
+
+def _is_away(using: str) -> bool:
+    """Tell whether the connection is lost, rather than one statement refused."""
+    connection = connections[using]
+    try:
+        return not connection.is_usable()
+    except DatabaseError:
+        return True

@@ -1,0 +1,130 @@
+"""Upkeep: signs of life, leases, the watch over slow code, and the burial of dead workers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django.db import connections
+
+from durable_django.conf import settings
+from durable_django.store import activities, clock, retention, workers
+from durable_django.store.claims import Claimed
+from durable_django.worker.pool import ActivityPool
+
+logger = logging.getLogger("durable_django.worker")
+
+_TICK = 0.25
+CAREFUL_SECONDS = 30.0
+"""How long after a crash each instance is noted before it is run."""
+
+
+class Watch:
+    """Knows which instance's code is running, and since when."""
+
+    def __init__(self) -> None:
+        self._current: tuple[Claimed, float] | None = None
+        self._reported: tuple[Claimed, float] | None = None
+
+    @contextmanager
+    def over(self, instance: Claimed) -> Iterator[None]:
+        """Watch over one instance's code."""
+        self._current = (instance, time.monotonic())
+        try:
+            yield
+        finally:
+            self._current = None
+
+    def slow(self) -> Claimed | None:
+        """Return the instance whose code has been running for long, once."""
+        current = self._current
+        if current is None or current is self._reported:
+            return None
+        if time.monotonic() - current[1] < settings.SLOW_TURN_SECONDS:
+            return None
+        self._reported = current
+        return current[0]
+
+
+class Upkeep(threading.Thread):
+    """The worker's housekeeping, in a thread and on a connection of its own."""
+
+    def __init__(
+        self,
+        using: str,
+        identity: str,
+        pool: ActivityPool,
+        watch: Watch,
+        enter: Callable[[], None],
+    ) -> None:
+        super().__init__(name="durable-upkeep", daemon=True)
+        self._using = using
+        self._identity = identity
+        self._pool = pool
+        self._watch = watch
+        self._enter = enter
+        self._stopped = threading.Event()
+        self._careful_until = 0.0
+        self._suspects: int | None = None
+
+    def is_careful(self) -> bool:
+        """Whether a worker has died lately, so that whoever killed it may come next."""
+        return time.monotonic() < self._careful_until
+
+    def bury_dead(self) -> None:
+        """Look for dead workers; after a death, be careful for a while."""
+        silence = timedelta(seconds=settings.LEASE_SECONDS)
+        if workers.bury_dead(self._using, silence):
+            self._careful_until = time.monotonic() + CAREFUL_SECONDS
+
+    def note(self, instance: int | None) -> None:
+        """Note whose code runs next, in case it kills this process."""
+        workers.suspect(self._using, self._identity, instance)
+
+    def run(self) -> None:
+        """Tick until `stop`."""
+        beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
+        try:
+            while not self._stopped.wait(_TICK):
+                try:
+                    self._look_after()
+                    if time.monotonic() >= beat_at:
+                        beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
+                        self._beat()
+                except Exception:
+                    logger.exception("Upkeep goes on after an error, with a new connection")
+                    connections[self._using].close()
+        finally:
+            connections.close_all()
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopped.set()
+        if self.is_alive():
+            self.join()
+
+    def _look_after(self) -> None:
+        slow = self._watch.slow()
+        if slow is None:
+            return
+        logger.warning(
+            "Orchestrator %r of instance %s has been running for over %s s without a pause. It must yield, and "
+            "leave work to activities: all other instances wait for it.",
+            slow.name,
+            slow.instance_id,
+            settings.SLOW_TURN_SECONDS,
+        )
+        if connections[self._using].vendor != "sqlite":  # There, the running turn has the only write lock.
+            self.note(slow.pk)
+
+    def _beat(self) -> None:
+        until = clock.now() + timedelta(seconds=settings.LEASE_SECONDS)
+        activities.renew(self._using, self._pool.tokens(), until)
+        if not workers.beat(self._using, self._identity):
+            self._enter()  # Somebody took us for dead; our leases are renewed, if we still have them.
+        self.bury_dead()
+        retention.sweep(self._using)

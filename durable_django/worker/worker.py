@@ -1,0 +1,254 @@
+"""`DurableTaskWorker`: a worker in the threads of this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from durable_django.conf import data_converter as configured_converter
+from durable_django.conf import settings
+from durable_django.core.options import DEFAULT_MAXIMUM_TIMER_INTERVAL, ExecutionOptions
+from durable_django.core.registry import Registry
+from durable_django.core.serialization import DataConverter, PayloadCodec
+from durable_django.core.versioning import VersioningOptions
+from durable_django.store import activities, wakeup, workers
+from durable_django.worker.activities import ActivityRunner
+from durable_django.worker.loop import TurnLoop
+from durable_django.worker.options import ConcurrencyOptions, WorkItemFilters, scope_of
+from durable_django.worker.pool import ActivityPool
+from durable_django.worker.turns import TurnProcessor
+from durable_django.worker.upkeep import Upkeep, Watch
+
+logger = logging.getLogger("durable_django.worker")
+
+_FROM_REGISTRY = object()
+
+
+class DurableTaskWorker:
+    """Runs orchestrations and activities in background threads, from `start` to `stop`.
+
+    ``registry`` is what it knows; without one it starts empty, to be filled with the ``add_*`` methods.
+    ``queues`` are those that it serves; None is all. ``using`` is the database alias; None is the setting's.
+    ``poll_interval`` (seconds) and ``listen`` replace the settings ``POLL_INTERVAL`` and ``LISTEN``; ``name`` is
+    shown with the worker's row.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry | None = None,
+        concurrency_options: ConcurrencyOptions | None = None,
+        maximum_timer_interval: timedelta | None = DEFAULT_MAXIMUM_TIMER_INTERVAL,
+        data_converter: DataConverter | None = None,
+        using: str | None = None,
+        queues: Sequence[str] | None = None,
+        name: str = "",
+        poll_interval: float | None = None,
+        listen: bool | None = None,
+    ) -> None:
+        self._registry = Registry() if registry is None else registry
+        self._concurrency = concurrency_options or ConcurrencyOptions()
+        self._maximum_timer_interval = maximum_timer_interval
+        self._codec = PayloadCodec(data_converter or configured_converter(), settings.MAX_PAYLOAD_BYTES)
+        self._using = using or settings.DATABASE_ALIAS
+        self._queues = None if queues is None else list(queues)
+        self._name = name
+        self._poll_interval = poll_interval or settings.POLL_INTERVAL
+        self._listen = settings.LISTEN if listen is None else listen
+        self._versioning: VersioningOptions | None = None
+        self._filters: WorkItemFilters | object | None = None
+        self._running: _Running | None = None
+
+    @property
+    def concurrency_options(self) -> ConcurrencyOptions:
+        """How much this worker does at once."""
+        return self._concurrency
+
+    @property
+    def maximum_timer_interval(self) -> timedelta | None:
+        """The longest single timer; a longer one is a chain."""
+        return self._maximum_timer_interval
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and not stopped."""
+        return self._running is not None
+
+    def add_orchestrator(self, fn: Callable[..., Any]) -> str:
+        """Register an orchestrator and return its name.
+
+        Raises:
+            RuntimeError: The worker is running.
+            ValueError: The name is taken, or the function is a lambda.
+        """
+        self._check_stopped("add_orchestrator()")
+        return self._registry.add_orchestrator(fn)
+
+    def add_activity(self, fn: Callable[..., Any]) -> str:
+        """Register an activity and return its name; raises like `add_orchestrator`."""
+        self._check_stopped("add_activity()")
+        return self._registry.add_activity(fn)
+
+    def add_entity(self, fn: Callable[..., Any], name: str | None = None) -> str:
+        """Register an entity, function or class, and return its name; raises like `add_orchestrator`."""
+        self._check_stopped("add_entity()")
+        return self._registry.add_entity(fn, name)
+
+    def use_versioning(self, version: VersioningOptions) -> None:
+        """Set which versions of orchestrations this worker runs, and what becomes of others."""
+        self._check_stopped("use_versioning()")
+        self._versioning = version
+
+    def use_work_item_filters(self, filters: WorkItemFilters | object | None = _FROM_REGISTRY) -> None:
+        """Take only certain work: what ``filters`` say or, without an argument, what is registered at the start.
+
+        What does not match stays where it is, for another worker. None takes the filters away again.
+        """
+        self._check_stopped("use_work_item_filters()")
+        if not (filters is None or filters is _FROM_REGISTRY or isinstance(filters, WorkItemFilters)):
+            raise TypeError(f"filters must be WorkItemFilters or None, not {type(filters).__name__}")
+        self._filters = filters
+
+    def start(self) -> None:
+        """Start the threads.
+
+        Raises:
+            RuntimeError: It is running already.
+        """
+        self._check_stopped("start()")
+        running = _Running(
+            self._parts(), self._using, listen=self._listen, name=self._name, queues=self._queues
+        )
+        running.start()
+        self._running = running
+
+    def stop(self) -> None:
+        """Take on nothing new, let running activities end within the grace period, give the rest back.
+
+        The worker can be started again. Stopping a stopped one does nothing.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing is ready and nothing runs; False when ``timeout`` seconds were not enough."""
+        return self._running is None or self._running.loop.is_idle.wait(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _check_stopped(self, what: str) -> None:
+        if self._running is not None:
+            raise RuntimeError(f"{what} needs a stopped worker, and this one is running: call stop() first.")
+
+    def _parts(self) -> _Parts:
+        identity = uuid.uuid4().hex
+        filters = WorkItemFilters.of(self._registry) if self._filters is _FROM_REGISTRY else self._filters
+        assert filters is None or isinstance(filters, WorkItemFilters)
+        default_version = self._versioning.default_version if self._versioning else None
+        options = ExecutionOptions(self._registry, self._codec, self._maximum_timer_interval, default_version)
+        watch = Watch()
+        processor = TurnProcessor(
+            self._using,
+            options,
+            scope_of(self._queues, filters),
+            worker=identity,
+            versioning=self._versioning,
+            batch_instances=self._concurrency.maximum_concurrent_orchestration_work_items,
+            watch=watch.over,
+        )
+        runner = ActivityRunner(self._registry, self._codec, self._name or identity)
+        return _Parts(identity, processor, runner, watch, self._concurrency, self._poll_interval)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run of a worker is put together from."""
+
+    identity: str
+    processor: TurnProcessor
+    runner: ActivityRunner
+    watch: Watch
+    concurrency: ConcurrencyOptions
+    poll_interval: float
+
+
+class _Running:
+    """One run of a worker, from its start to its stop."""
+
+    def __init__(
+        self, parts: _Parts, using: str, *, listen: bool, name: str, queues: Sequence[str] | None
+    ) -> None:
+        self._using = using
+        self._identity = parts.identity
+        self._listen = listen
+        self._name = name
+        self._queues = queues
+        concurrency = parts.concurrency
+        assert concurrency.maximum_thread_pool_workers is not None
+        assert concurrency.maximum_concurrent_activity_work_items is not None
+        self._pool = ActivityPool(
+            parts.runner,
+            lambda result: self.loop.deliver(result),
+            threads=concurrency.maximum_thread_pool_workers,
+            concurrent=concurrency.maximum_concurrent_activity_work_items,
+        )
+        self._upkeep = Upkeep(using, parts.identity, self._pool, parts.watch, self._enter)
+        self.loop = TurnLoop(
+            parts.processor,
+            self._pool,
+            poll_interval=parts.poll_interval,
+            careful=self._upkeep.is_careful,
+            note=self._upkeep.note,
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._turn, name="durable-turns", daemon=True)
+        self._wakeups = ExitStack()
+
+    def start(self) -> None:
+        """Enter this worker and start its threads."""
+        self._upkeep.bury_dead()
+        self._enter()
+        self._wakeups.enter_context(wakeup.hub(self._using).worker(self.loop.hint, listen=self._listen))
+        self._pool.start()
+        self._upkeep.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Drain, give back what is left, and leave."""
+        self.loop.drain()
+        activities.release(self._using, self._pool.give_back())
+        deadline = time.monotonic() + settings.SHUTDOWN_GRACE_SECONDS
+        while not self._pool.is_idle and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._pool.stop()
+        self._stopping.set()
+        self.loop.drain()
+        self._thread.join()
+        if left := self._pool.tokens():
+            logger.warning("%s activities did not end in time; another worker will run them", len(left))
+            activities.release(self._using, left)
+        self._upkeep.stop()
+        self._wakeups.close()
+        workers.remove(self._using, self._identity)
+        wakeup.hub(self._using).work()
+
+    def _turn(self) -> None:
+        self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)
+
+    def _enter(self) -> None:
+        workers.add(self._using, self._identity, self._name, self._queues)
