@@ -290,7 +290,7 @@ def _due(fire_at: datetime | timedelta, now: datetime) -> datetime:
 def _checked_tags(tags: dict[str, str] | None) -> dict[str, str] | None:
     if tags is None:
         return None
-    for key, value in tags.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"tags must map str to str: {key!r} has {value!r}")
+    for entry in tags.items():
+        if not all(isinstance(part, str) for part in entry):
+            raise TypeError(f"tags must map str to str, and not {entry[0]!r} to {entry[1]!r}")
     return dict(tags)

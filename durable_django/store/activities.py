@@ -137,8 +137,9 @@ def claim(
         vendor, " FOR UPDATE SKIP LOCKED"
     )
     cursor.execute(
-        f"SELECT a.id, a.instance_id, a.execution_id, a.task_id, a.name, a.input, a.queue, a.created_at,"
-        f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = a.instance_id)"
+        f"SELECT a.id, a.instance_id,"
+        f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = a.instance_id),"
+        f" a.execution_id, a.task_id, a.name, a.input, a.queue, a.created_at"
         f" FROM {table(ActivityTask, vendor)} a WHERE a.visible_at <= %s{condition}"
         f" ORDER BY a.priority DESC, a.visible_at, a.id LIMIT %s{lock}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
@@ -147,13 +148,13 @@ def claim(
     leased: list[Leased] = []
     updates: list[tuple[Any, ...]] = []
     orphans: list[int] = []
-    for pk, instance, *task, created_at, instance_id in cursor.fetchall():
+    for pk, instance, instance_id, *task, queued_at in cursor.fetchall():
         if instance_id is None:
-            orphans.append(pk)
+            orphans.append(pk)  # Its instance was purged.
             continue
-        token = new_token()
-        leased.append(Leased(token, instance, instance_id, *task, clock.from_orm(created_at)))
-        updates.append((token, until, worker, pk))
+        known = (instance, instance_id, *task, clock.from_orm(queued_at))
+        leased.append(Leased(new_token(), *known))
+        updates.append((leased[-1].token, until, worker, pk))
     _lease(cursor, updates)
     rows.delete(cursor, ActivityTask, "id", orphans)
     return leased

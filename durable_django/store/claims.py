@@ -1,7 +1,7 @@
 """Claims: which instances a turn moves, locked until it commits.
 
-Every claim locks and limits *instances*, and passes over those that somebody else holds. A limit on messages would
-starve: the oldest two hundred may belong to instances that nobody can move.
+Every claim locks and limits *instances*, and passes over those that somebody else holds. A limit on messages
+would starve: the oldest two hundred may belong to instances that nobody can move.
 """
 
 from __future__ import annotations
@@ -49,6 +49,16 @@ class Claimed(NamedTuple):
     def is_active(self) -> bool:
         """Whether a turn can move it."""
         return self.status in (InstanceStatus.RUNNING, InstanceStatus.PENDING)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it has not started."""
+        return self.status == InstanceStatus.PENDING
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it takes nothing in until it is resumed."""
+        return self.status == InstanceStatus.SUSPENDED
 
 
 _FIELDS = (

@@ -1,7 +1,7 @@
 """The one clock, and the one place where datetimes change their form.
 
-Inside the package a datetime is naive UTC, as orchestrators see it. What a database wants depends on the backend
-and on ``USE_TZ``; `to_database` and `from_database` know. The ORM is given aware datetimes.
+Inside the package a datetime is naive UTC, as orchestrators see it. What a database wants depends on the
+backend and on ``USE_TZ``; `to_database` and `from_database` know. The ORM is given aware datetimes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def move(by: timedelta) -> None:
 @contextmanager
 def frozen(at: datetime | None = None) -> Iterator[None]:
     """Stop the clock, at ``at`` (naive UTC) or now, so that only `move` moves it. For tests."""
-    global _frozen, _offset  # noqa: PLW0603 - one clock is the point
+    global _frozen, _offset
     before = _frozen, _offset
     _frozen, _offset = (now() if at is None else at), timedelta(0)
     try:
@@ -50,7 +50,7 @@ def aware(value: datetime) -> datetime:
 
 
 def naive(value: datetime) -> datetime:
-    """Return a datetime of the ORM's, or of a user's, as naive UTC; a naive one of a user's is UTC already."""
+    """Return a datetime of a user's as naive UTC; a naive one is taken to be that already."""
     return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 

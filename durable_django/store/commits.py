@@ -249,9 +249,9 @@ class Batch:
         task_id = child.parent_task_id
         event: events.HistoryEvent
         if outcome.failure is None:
-            event = events.SubOrchestrationInstanceCompletedEvent(-1, datetime.min, task_id, outcome.output)
+            event = events.SubOrchestrationInstanceCompletedEvent(-1, clock.now(), task_id, outcome.output)
         else:
-            event = events.SubOrchestrationInstanceFailedEvent(-1, datetime.min, task_id, outcome.failure)
+            event = events.SubOrchestrationInstanceFailedEvent(-1, clock.now(), task_id, outcome.failure)
         return NewMessage(child.parent_pk, event, child.parent_execution_id)
 
     def _start_over(self, moved: Moved) -> None:
@@ -335,7 +335,7 @@ class Batch:
         )
         assert child.parent is not None
         assert child.parent_task_id is not None
-        event = events.SubOrchestrationInstanceFailedEvent(-1, datetime.min, child.parent_task_id, failure)
+        event = events.SubOrchestrationInstanceFailedEvent(-1, clock.now(), child.parent_task_id, failure)
         return NewMessage(child.parent, event, child.parent_execution_id)
 
     def _deliver_sent(self) -> None:

@@ -252,17 +252,27 @@ def _replace(
     using: str, new: NewInstance, replaceable: Collection[OrchestrationStatus], now: datetime
 ) -> None:
     with transaction.atomic(using):
-        holder = families.lock_one(using, new.instance_id) if replaceable else None
-        if holder is not None and OrchestrationStatus(holder.status) in replaceable:
-            terminate(using, new.instance_id)
+        if replaceable and _make_way(using, new.instance_id, replaceable):
             with connections[using].cursor() as cursor:
-                instances.delete(cursor, [holder.pk])
                 if instances.add(cursor, [new], now):
                     return
         raise OrchestrationAlreadyExistsError(
             f"There is an orchestration instance {new.instance_id!r} already. Choose another id, or list its "
             "status in a reuse_id_policy."
         )
+
+
+def _make_way(using: str, instance_id: str, replaceable: Collection[OrchestrationStatus]) -> bool:
+    """Delete the holder of an instance id if its status allows it, and tell whether the id is free now."""
+    holder = families.lock_one(using, instance_id)
+    if holder is None:
+        return True
+    if OrchestrationStatus(holder.status) not in replaceable:
+        return False
+    terminate(using, instance_id)
+    with connections[using].cursor() as cursor:
+        instances.delete(cursor, [holder.pk])
+    return True
 
 
 # ------------------------------------------------------------------------------------- messages

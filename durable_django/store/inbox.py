@@ -55,7 +55,8 @@ class NewMessage:
 class Arrived:
     """What one instance's turn takes in: events with the rows that carried them.
 
-    ``goes_on`` says that there is work even without events: a rewound execution has to find out where it stands.
+    ``goes_on`` says that there is work even without events: a rewound execution has to find out where it
+    stands.
     """
 
     events: list[HistoryEvent] = field(default_factory=list)
@@ -123,8 +124,8 @@ def add_start(
 def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit: int) -> dict[int, Arrived]:
     """Return what has arrived for locked instances, oldest first: messages and due timers in one order.
 
-    Call it with a statement of its own after the lock: one that locks and reads at once may see rows that another
-    worker has consumed before it let go of the lock.
+    Call it with a statement of its own after the lock: one that locks and reads at once may see rows that
+    another worker has consumed before it let go of the lock.
     """
     by_key = {instance.pk: instance for instance in claimed}
     arrived: defaultdict[int, Arrived] = defaultdict(Arrived)
@@ -156,7 +157,8 @@ def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: 
         " ORDER BY 5, 1 DESC, 2 LIMIT %s",
         [*parameters, present, *parameters, present, limit],
     )
-    return cursor.fetchall()
+    found: list[tuple[Any, ...]] = cursor.fetchall()
+    return found
 
 
 def _start(inbox: Arrived, owner: Claimed, carrier: tuple[int, int], now: datetime, rest: list[Any]) -> None:

@@ -1,8 +1,8 @@
-"""PostgreSQL's own: COPY for many rows, LISTEN and NOTIFY for wake-ups. The only module that imports psycopg."""
+"""PostgreSQL's own: COPY for many rows, LISTEN and NOTIFY for wake-ups."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 from django.db import connections
@@ -27,12 +27,12 @@ def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
         )
 
 
-def listen(using: str, channel: str, beat: float) -> Iterator[str | None]:
+def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
     """Yield the payloads that arrive on ``channel``; None at first, and every ``beat`` seconds of silence.
 
     The connection is one of its own, closed with the iterator.
     """
-    connection = connections.create_connection(using)  # type: ignore[no-untyped-call]
+    connection = connections.create_connection(using)
     try:
         connection.ensure_connection()
         raw = connection.connection

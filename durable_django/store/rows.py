@@ -1,7 +1,7 @@
 """Rows: SQL text for the hot statements, and the conversion between history rows and events.
 
-The hot statements are plain SQL through Django's connection: the ORM's compiler costs more than the database does.
-Their text is made once from the models' own ``_meta``.
+The hot statements are plain SQL through Django's connection: the ORM's compiler costs more than the database
+does. Their text is made once from the models' own ``_meta``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def insert(
 
 
 def update(
-    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Iterable[Values]
+    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Sequence[Values]
 ) -> None:
     """Update rows by primary key: each of ``rows`` has the values of ``fields`` and, last, the key."""
     vendor = cursor.db.vendor
@@ -106,7 +106,8 @@ def fetch(using: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[An
     """Run a query and return its rows."""
     with connections[using].cursor() as cursor:
         cursor.execute(sql, parameters)
-        return cursor.fetchall()
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
 
 
 # -------------------------------------------------------------------- history rows and events

@@ -1,7 +1,7 @@
 """Wake-ups: hints that there is something to do, or to see.
 
-Within a process they go through a `Hub`; on PostgreSQL, LISTEN and NOTIFY carry them to all others. A hint may be
-lost or sent in vain: that costs a poll, never correctness. All are sent after the commit.
+Within a process they go through a `Hub`; on PostgreSQL, LISTEN and NOTIFY carry them to all others. A hint
+may be lost or sent in vain: that costs a poll, never correctness. All are sent after the commit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The guard: an orchestrator's code makes no queries.
 
-It runs inside the worker's own transaction and again at each replay. A query there would be part of neither the
-history nor the decision that it led to.
+It runs inside the worker's own transaction and again at each replay. A query there would be part of neither
+the history nor the decision that it led to.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ class DatabaseAccessError(OrchestrationStateError):
 
 def _refuse(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
     raise DatabaseAccessError(
-        "An orchestrator must not query the database: its code runs again at every replay, and must decide the "
-        f"same each time. Do it in an activity, and yield ctx.call_activity(...). The query was: {sql[:200]}"
+        "An orchestrator must not query the database: its code runs again at every replay, and must decide "
+        "the same each time. Do it in an activity, and yield ctx.call_activity(...). The query was: "
+        f"{sql[:200]}"
     )
 
 

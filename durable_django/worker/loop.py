@@ -15,7 +15,6 @@ from django.db import connections
 from durable_django import signals
 from durable_django.core.registry import Registry
 from durable_django.core.status import OrchestrationStatus
-from durable_django.models import InstanceStatus
 from durable_django.store import clock, wakeup
 from durable_django.store.commits import Moved
 from durable_django.worker.activities import ActivityResult
@@ -34,8 +33,8 @@ _OUTAGE_SECONDS = 1.0
 class TurnLoop:
     """Gathers work for a `TurnProcessor` and hands what comes of it to the pool, to others and to signals.
 
-    ``careful`` asks whether each instance is to be run by itself, its name noted beforehand by ``note``: after a
-    crash, until it is clear whose fault it was.
+    ``careful`` asks whether each instance is to be run by itself, its name noted beforehand by ``note``:
+    after a crash, until it is clear whose fault it was.
     """
 
     def __init__(
@@ -98,6 +97,7 @@ class TurnLoop:
                 try:
                     self.step()
                 except Exception:
+                    logger.exception("The turn loop goes on after an error, with a new connection")
                     self._survive()
         finally:
             self._processor.cache.clear()
@@ -227,7 +227,6 @@ class TurnLoop:
             self.is_idle.set()
 
     def _survive(self) -> None:
-        logger.exception("The turn loop goes on after an error, with a new connection")
         connections[self._using].close()
         self._poll_at = 0.0
         time.sleep(_OUTAGE_SECONDS)
@@ -245,7 +244,7 @@ def send_orchestration_signals(registry: Registry, using: str, moved: Sequence[M
             "execution_id": instance.execution_id,
             "using": using,
         }
-        if instance.status == InstanceStatus.PENDING:
+        if instance.is_pending:
             signals.orchestration_started.send_robust(**about)
         if outcome.status is OrchestrationStatus.COMPLETED:
             signals.orchestration_completed.send_robust(**about)

@@ -25,9 +25,9 @@ _CONNECTION_SECONDS = 60.0
 class ActivityPool:
     """Runs leased activities and hands their results to ``deliver``, from whatever thread.
 
-    It takes in somewhat more than it has threads: as much as it will have done in a tenth of a second, by what
-    activities have taken lately, so that short ones need no claim each, and long ones do not wait here while
-    another worker is idle.
+    It takes in somewhat more than it has threads: as much as it will have done in a tenth of a second, by
+    what activities have taken lately, so that short ones need no claim each, and long ones do not wait here
+    while another worker is idle.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Turns: one transaction that moves a whole batch of instances.
 
-`TurnProcessor.run` is the heart of the worker, and of ``drain()`` in tests. It takes what is ready, feeds it to the
-orchestrators' code, and commits what came of it. What a crash must not break is all here: an execution is taken out
-of the cache before it is fed and put back after the commit, so that a rollback, or a commit whose outcome nobody
-knows, costs a read of the history and nothing else.
+`TurnProcessor.run` is the heart of the worker, and of ``drain()`` in tests. It takes what is ready, feeds it
+to the orchestrators' code, and commits what came of it. What a crash must not break is all here: an execution
+is taken out of the cache before it is fed and put back after the commit, so that a rollback, or a commit
+whose outcome nobody knows, costs a read of the history and nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
 from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
-from durable_django.models import InstanceStatus
 from durable_django.store import activities, claims, clock, inbox, instances, rows, wakeup
 from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
@@ -65,10 +64,10 @@ class Work:
 class Report:
     """What a batch did, once it is committed.
 
-    ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next batch,
-    ``lost_results`` what was not recorded and is to be handed in again. ``is_full`` says that there may be more
-    where this came from, ``missed`` that an instance was held by somebody else, ``next_due`` (of an empty scan)
-    when something will be ready.
+    ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next
+    batch, ``lost_results`` what was not recorded and is to be handed in again. ``is_full`` says that there
+    may be more where this came from, ``missed`` that an instance was held by somebody else, ``next_due`` (of
+    an empty scan) when something will be ready.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -138,7 +137,8 @@ class TurnProcessor:
         """Move what is ready; if the batch fails, one by one, so that one bad instance stops no other.
 
         Raises:
-            OperationalError, InterfaceError: The database is away. Nothing is lost: hand the results in again.
+            OperationalError, InterfaceError: The database is away. Nothing is lost: hand the results in
+            again.
         """
         try:
             return self._commit(work)
@@ -268,7 +268,7 @@ class TurnProcessor:
     def _is_movable(self, instance: Claimed, now: datetime, report: Report, *, alone: bool) -> bool:
         if not instance.is_active or not self._serves(instance):
             return False
-        if instance.status == InstanceStatus.PENDING and instance.start_at > now:
+        if instance.is_pending and instance.start_at > now:
             return False
         if instance.tries and not alone:
             report.alone.add(instance.pk)
@@ -306,7 +306,7 @@ class TurnProcessor:
     # ---------------------------------------------------------------- the code
 
     def _feed(self, instance: Claimed, arrived: Arrived, now: datetime) -> None:
-        if instance.status == InstanceStatus.PENDING:
+        if instance.is_pending:
             arrived.events.insert(0, inbox.started(instance, instance.input, now))
         elif not arrived.events and not arrived.goes_on:
             return
@@ -371,13 +371,9 @@ class TurnProcessor:
         messages = []
         for key, found in results.items():
             instance = by_key.get(key)
-            if instance is not None and instance.status not in (
-                InstanceStatus.RUNNING,
-                InstanceStatus.PENDING,
-                InstanceStatus.SUSPENDED,
-            ):
+            held = instance is not None and instance.is_suspended
+            if instance is not None and not (held or instance.is_active):
                 continue  # It has ended: nobody waits.
-            held = instance is not None and instance.status == InstanceStatus.SUSPENDED
             messages += [NewMessage(key, event, execution_id, held) for event, execution_id in found]
         inbox.add(cursor, messages, now)
 
@@ -451,7 +447,7 @@ def _changed(moved: Sequence[Moved]) -> list[str]:
         entry.instance.instance_id
         for entry in moved
         if entry.outcome.status is not OrchestrationStatus.RUNNING
-        or entry.instance.status == InstanceStatus.PENDING
+        or entry.instance.is_pending
     ]
 
 

@@ -112,8 +112,8 @@ class Upkeep(threading.Thread):
         if slow is None:
             return
         logger.warning(
-            "Orchestrator %r of instance %s has been running for over %s s without a pause. It must yield, and "
-            "leave work to activities: all other instances wait for it.",
+            "Orchestrator %r of instance %s has been running for over %s s without a pause. It must yield, "
+            "and leave work to activities: all other instances wait for it.",
             slow.name,
             slow.instance_id,
             settings.SLOW_TURN_SECONDS,

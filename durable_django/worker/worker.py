@@ -20,7 +20,7 @@ from durable_django.core.registry import Registry
 from durable_django.core.serialization import DataConverter, PayloadCodec
 from durable_django.core.versioning import VersioningOptions
 from durable_django.store import activities, wakeup, workers
-from durable_django.worker.activities import ActivityRunner
+from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.options import ConcurrencyOptions, WorkItemFilters, scope_of
 from durable_django.worker.pool import ActivityPool
@@ -37,8 +37,8 @@ class DurableTaskWorker:
 
     ``registry`` is what it knows; without one it starts empty, to be filled with the ``add_*`` methods.
     ``queues`` are those that it serves; None is all. ``using`` is the database alias; None is the setting's.
-    ``poll_interval`` (seconds) and ``listen`` replace the settings ``POLL_INTERVAL`` and ``LISTEN``; ``name`` is
-    shown with the worker's row.
+    ``poll_interval`` (seconds) and ``listen`` replace the settings ``POLL_INTERVAL`` and ``LISTEN``; ``name``
+    is shown with the worker's row.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class DurableTaskWorker:
         self._versioning = version
 
     def use_work_item_filters(self, filters: WorkItemFilters | object | None = _FROM_REGISTRY) -> None:
-        """Take only certain work: what ``filters`` say or, without an argument, what is registered at the start.
+        """Take only what ``filters`` say or, without an argument, what is registered at the start.
 
         What does not match stays where it is, for another worker. None takes the filters away again.
         """
@@ -203,7 +203,7 @@ class _Running:
         assert concurrency.maximum_concurrent_activity_work_items is not None
         self._pool = ActivityPool(
             parts.runner,
-            lambda result: self.loop.deliver(result),
+            self._deliver,
             threads=concurrency.maximum_thread_pool_workers,
             concurrent=concurrency.maximum_concurrent_activity_work_items,
         )
@@ -249,6 +249,9 @@ class _Running:
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)
+
+    def _deliver(self, result: ActivityResult) -> None:
+        self.loop.deliver(result)
 
     def _enter(self) -> None:
         workers.add(self._using, self._identity, self._name, self._queues)
