@@ -58,7 +58,7 @@ class TestTerminate:
         assert instance.completed_at == instance.last_updated_at
         assert (instance.waiting_for, instance.next_sequence) == ([], before + 1)
         for model in (ActivityTask, Timer, Message):
-            assert not model.objects.exists()  # type: ignore[attr-defined]
+            assert not model.objects.exists()
 
     def test_an_instances_clock_never_goes_back(self) -> None:
         instance = factories.make_instance()
