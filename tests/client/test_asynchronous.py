@@ -3,9 +3,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import connections
 
 from durable_django.client import (
     AsyncDurableTaskClient,
@@ -18,6 +21,18 @@ from durable_django.store import clock, wakeup
 from tests.factories import NOW
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def finish(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine, then close the connection of the thread in which its database work was done."""
+
+    async def run() -> None:
+        try:
+            await coroutine
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    asyncio.run(run())
 
 
 def public_methods(cls: type) -> dict[str, inspect.Signature]:
@@ -52,7 +67,7 @@ def test_an_orchestration_is_started_steered_and_asked_about() -> None:
             with pytest.raises(OrchestrationNotFoundError):
                 await client.resume_orchestration(instance_id)
 
-    asyncio.run(run())
+    finish(run())
 
 
 @pytest.mark.parametrize("announce", [True, False])
@@ -68,7 +83,7 @@ def test_waiting_leaves_the_loop_and_the_thread_free(announce: bool) -> None:
         state = await waiting
         assert state.runtime_status is OrchestrationStatus.COMPLETED
 
-    asyncio.run(run())
+    finish(run())
 
 
 def complete(instance_id: str, announce: bool) -> None:
@@ -84,7 +99,7 @@ def test_time_runs_out() -> None:
             with pytest.raises(TimeoutError, match="'nobody' to start"):
                 await client.wait_for_orchestration_start("nobody", timeout=timeout)
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_a_wait_can_be_cancelled() -> None:
@@ -93,4 +108,4 @@ def test_a_wait_can_be_cancelled() -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(client.wait_for_orchestration_start("nobody"), 0.1)
 
-    asyncio.run(run())
+    finish(run())
