@@ -82,6 +82,11 @@ class DurableTaskWorker:
         """Whether it has been started and not stopped."""
         return self._running is not None
 
+    @property
+    def identity(self) -> str | None:
+        """What its row and its leases are signed with; None while it is stopped."""
+        return self._running.identity if self._running else None
+
     def add_orchestrator(self, fn: Callable[..., Any]) -> str:
         """Register an orchestrator and return its name.
 
@@ -194,7 +199,7 @@ class _Running:
         self, parts: _Parts, using: str, *, listen: bool, name: str, queues: Sequence[str] | None
     ) -> None:
         self._using = using
-        self._identity = parts.identity
+        self.identity = parts.identity
         self._listen = listen
         self._name = name
         self._queues = queues
@@ -244,7 +249,7 @@ class _Running:
             activities.release(self._using, left)
         self._upkeep.stop()
         self._wakeups.close()
-        workers.remove(self._using, self._identity)
+        workers.remove(self._using, self.identity)
         wakeup.hub(self._using).work()
 
     def _turn(self) -> None:
@@ -254,4 +259,4 @@ class _Running:
         self.loop.deliver(result)
 
     def _enter(self) -> None:
-        workers.add(self._using, self._identity, self._name, self._queues)
+        workers.add(self._using, self.identity, self._name, self._queues)
