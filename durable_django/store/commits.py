@@ -347,7 +347,7 @@ class Batch:
             pk, status = found.get(event.instance_id, (None, None))
             if pk is not None and status not in _TERMINAL:
                 raised = events.EventRaisedEvent(-1, self._now, event.name, event.input)
-                self._messages.append(NewMessage(pk, raised, held=status == InstanceStatus.SUSPENDED))
+                self._messages.append(NewMessage(pk, raised))
 
     def _find(self, instance_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
         vendor = self._cursor.db.vendor

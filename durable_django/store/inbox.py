@@ -28,6 +28,9 @@ _EVENTS: dict[int, type[HistoryEvent]] = {
 _KINDS = {cls: kind for kind, cls in _EVENTS.items()}
 _TIMER = 0  # Stands where a message has its kind.
 
+REWOUND = "rewound"
+"""Marks the start message of an execution that goes on from another's history."""
+
 MESSAGE_FIELDS = (
     "instance",
     "execution_id",
@@ -53,21 +56,38 @@ class NewMessage:
 
 @dataclass(slots=True)
 class Arrived:
-    """What one instance's turn takes in: events with the rows that carried them.
+    """What one instance's turn takes in: events, each with the row that carried it, or None.
 
     ``goes_on`` says that there is work even without events: a rewound execution has to find out where it
     stands.
     """
 
     events: list[HistoryEvent] = field(default_factory=list)
-    carriers: list[tuple[int, int]] = field(default_factory=list)
+    carriers: list[tuple[int, int] | None] = field(default_factory=list)
     stale: list[tuple[int, int]] = field(default_factory=list)
     goes_on: bool = False
 
-    def add(self, event: HistoryEvent, carrier: tuple[int, int]) -> None:
+    def add(self, event: HistoryEvent, carrier: tuple[int, int] | None = None) -> None:
         """Take in one event and the row, kind and id, that carried it."""
         self.events.append(event)
         self.carriers.append(carrier)
+
+    def lead(self, event: HistoryEvent) -> None:
+        """Put an event before all others."""
+        self.events.insert(0, event)
+        self.carriers.insert(0, None)
+
+    def carriers_of(self, count: int) -> list[tuple[int, int]]:
+        """Return the rows that carried the first ``count`` events."""
+        return [carrier for carrier in self.carriers[:count] if carrier is not None]
+
+    def unseen_of_start(self, count: int) -> tuple[events.EventRaisedEvent, ...]:
+        """Return what came with the start message, and is not among the first ``count`` events."""
+        return tuple(
+            event
+            for event, carrier in zip(self.events[count:], self.carriers[count:], strict=True)
+            if carrier is None and isinstance(event, events.EventRaisedEvent)
+        )
 
 
 def add(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime) -> None:
@@ -124,12 +144,14 @@ def add_start(
 def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit: int) -> dict[int, Arrived]:
     """Return what has arrived for locked instances, oldest first: messages and due timers in one order.
 
+    A start comes before all else, however old: what an execution has left unseen waits for the next.
+
     Call it with a statement of its own after the lock: one that locks and reads at once may see rows that
     another worker has consumed before it let go of the lock.
     """
     by_key = {instance.pk: instance for instance in claimed}
     arrived: defaultdict[int, Arrived] = defaultdict(Arrived)
-    for kind, pk, instance, execution_id, at, *rest in _arrivals(cursor, list(by_key), now, limit):
+    for _, kind, pk, instance, execution_id, at, *rest in _arrivals(cursor, list(by_key), now, limit):
         owner = by_key[instance]
         inbox = arrived[instance]
         if execution_id is not None and execution_id != owner.execution_id:
@@ -150,11 +172,11 @@ def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: 
     present = clock.to_database(cursor.db.alias, now)
     not_held = "NOT held" if vendor == "postgresql" else "held = 0"
     cursor.execute(
-        "SELECT kind, id, instance_id, execution_id, visible_at, task_id, name, data, attributes"
-        f" FROM {table(Message, vendor)} WHERE {condition} AND {not_held} AND visible_at <= %s"
-        f" UNION ALL SELECT {_TIMER}, id, instance_id, execution_id, fire_at, task_id, NULL, NULL, NULL"
+        f"SELECT CASE WHEN kind = {MessageKind.START.value} THEN 0 ELSE 1 END, kind, id, instance_id,"
+        f" execution_id, visible_at, task_id, name, data, attributes FROM {table(Message, vendor)} WHERE {condition} AND {not_held} AND visible_at <= %s"
+        f" UNION ALL SELECT 1, {_TIMER}, id, instance_id, execution_id, fire_at, task_id, NULL, NULL, NULL"
         f" FROM {table(Timer, vendor)} WHERE {condition} AND fire_at <= %s"
-        " ORDER BY 5, 1 DESC, 2 LIMIT %s",
+        " ORDER BY 1, 6, 2 DESC, 3 LIMIT %s",
         [*parameters, present, *parameters, present, limit],
     )
     found: list[tuple[Any, ...]] = cursor.fetchall()
@@ -162,13 +184,14 @@ def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: 
 
 
 def _start(inbox: Arrived, owner: Claimed, carrier: tuple[int, int], now: datetime, rest: list[Any]) -> None:
-    inbox.goes_on = True
-    if owner.next_sequence:
-        inbox.stale.append(carrier)  # A rewound execution: its history has the start.
-        return
     _, _, payload, attributes = rest
+    details = json.loads(attributes) if attributes else {}
+    inbox.goes_on = True
+    if REWOUND in details:
+        inbox.stale.append(carrier)  # Its history has the start: it only has to find out where it stands.
+        return
     inbox.add(started(owner, payload, now), carrier)
-    for name, data in json.loads(attributes)["carried"] if attributes else ():
+    for name, data in details.get("carried", ()):
         inbox.add(events.EventRaisedEvent(-1, now, name, data), carrier)
 
 

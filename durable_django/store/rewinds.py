@@ -6,6 +6,7 @@ scheduled again; failed children are rewound themselves.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -161,7 +162,7 @@ class _Rewind:
             instance=instance,
             execution_id=instance.execution_id,
             kind=MessageKind.START,
-            attributes='{"rewound": true}',
+            attributes=json.dumps({inbox.REWOUND: True}),
             visible_at=clock.aware(self._now),
         )
 

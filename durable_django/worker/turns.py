@@ -204,7 +204,7 @@ class TurnProcessor:
             inbox_of = arrived.get(instance.pk) or Arrived()
             for found in results.pop(instance.pk, ()):
                 if found.execution_id == instance.execution_id:
-                    inbox_of.events.append(found.event)
+                    inbox_of.add(found.event)
             self._feed(instance, inbox_of, now)
         for moved in self._outcomes():
             batch.add(moved)
@@ -307,7 +307,7 @@ class TurnProcessor:
 
     def _feed(self, instance: Claimed, arrived: Arrived, now: datetime) -> None:
         if instance.is_pending:
-            arrived.events.insert(0, inbox.started(instance, instance.input, now))
+            arrived.lead(inbox.started(instance, instance.input, now))
         elif not arrived.events and not arrived.goes_on:
             return
         execution = self._execution(instance)
@@ -353,11 +353,14 @@ class TurnProcessor:
         for feed in self._fed:
             outcome = feed.outcome
             assert outcome is not None
-            carriers = feed.arrived.carriers
-            if outcome.continue_as_new is not None:
+            seen = len(feed.arrived.events)
+            following = outcome.continue_as_new
+            if following is not None:
                 # What the code has not seen stays in the inbox, for the next execution.
-                carriers = carriers[: outcome.consumed]
-            yield Moved(feed.instance, outcome, carriers, feed.execution.now)
+                seen = outcome.consumed
+                carried = following.carried + feed.arrived.unseen_of_start(seen)
+                outcome.continue_as_new = replace(following, carried=carried)
+            yield Moved(feed.instance, outcome, feed.arrived.carriers_of(seen), feed.execution.now)
 
     def _leave(
         self,
