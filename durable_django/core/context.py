@@ -7,6 +7,7 @@ from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from durable_django.core import events
 from durable_django.core.ids import check_instance_id, check_name, child_instance_id, deterministic_uuid
 from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration
 from durable_django.core.retry import RetryPolicy
@@ -95,16 +96,22 @@ class OrchestrationContext:
         Raises (when yielded):
             TaskFailedError: The activity failed, and no attempt is left.
         """
-        name, options = self._execution.options.activity_called(activity)
+        execution = self._execution
+        name, options = execution.options.activity_called(activity)
         options = options or _PLAIN_ACTIVITY
-        return self._execution.schedule_activity(
+        payload = execution.options.codec.dumps(input, f"the input of activity {name!r}")
+        tags = _checked_tags(tags)
+        expected_type = execution.options.result_type(activity, return_type)
+        event = events.TaskScheduledEvent(
+            execution.next_task_id(),
+            execution.now,
             name,
-            self._execution.options.codec.dumps(input, f"the input of activity {name!r}"),
-            options=options,
-            tags=_checked_tags(tags),
-            retry_policy=retry_policy or options.retry_policy,
-            expected_type=self._execution.options.result_type(activity, return_type),
+            input=payload,
+            tags=tags,
+            queue=options.queue,
+            priority=options.priority or None,
         )
+        return execution.schedule(event, retry_policy or options.retry_policy, expected_type)
 
     @overload
     def call_sub_orchestrator(
@@ -154,19 +161,23 @@ class OrchestrationContext:
         """
         execution = self._execution
         name, options = execution.options.orchestrator_called(orchestrator)
+        options = options or _PLAIN_ORCHESTRATOR
         if instance_id is not None:
             check_instance_id(instance_id)
+        payload = execution.options.codec.dumps(input, f"the input of orchestrator {name!r}")
+        expected_type = execution.options.result_type(orchestrator, return_type)
         task_id = execution.next_task_id()
-        return execution.schedule_child(
+        event = events.SubOrchestrationInstanceCreatedEvent(
             task_id,
+            execution.now,
+            instance_id or child_instance_id(self.instance_id, task_id),
             name,
-            execution.options.codec.dumps(input, f"the input of orchestrator {name!r}"),
-            instance_id=instance_id or child_instance_id(self.instance_id, task_id),
-            options=options or _PLAIN_ORCHESTRATOR,
             version=execution.options.default_version if version is None else version,
-            retry_policy=retry_policy,
-            expected_type=execution.options.result_type(orchestrator, return_type),
+            input=payload,
+            queue=options.queue,
+            priority=options.priority or None,
         )
+        return execution.schedule(event, retry_policy, expected_type)
 
     def create_timer(self, fire_at: datetime | timedelta) -> TimerTask:
         """Start a durable timer: at a time (aware, or naive UTC), or after a delay.

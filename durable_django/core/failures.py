@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from weakref import ref
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Failure:
-    """A task's failure: its position in the history, and the position from which on the code knew of it."""
+    """A task's failure: its position in the history, and the position from which on the code knew of it.
+
+    ``error`` refers to the exception without keeping it alive: what is gone leads to nothing any more.
+    """
 
     position: int
-    error: BaseException | None = None
+    error: ref[BaseException] | None = None
     known_from: int | None = None
+
+    def leads_to(self, errors: Container[int]) -> bool:
+        """Whether the failure's exception is among ``errors``, given by identity."""
+        error = self.error and self.error()
+        return error is not None and id(error) in errors
+
+    def is_known_since(self, decision: int) -> bool:
+        """Whether the code learned of the failure when its next decision stood at ``decision``, or later."""
+        return self.known_from is not None and self.known_from >= decision
 
     def observe(self, next_decision: int) -> None:
         """Note that the code has seen the failure, its next decision to stand at ``next_decision``."""
@@ -32,18 +45,24 @@ class FailureLog:
         self._failures.append(failure)
         return failure
 
-    def blame(self, cause: BaseException) -> tuple[list[int] | None, int | None]:
+    def blame(self, cause: BaseException, last_step: int) -> tuple[list[int] | None, int | None]:
         """Return the positions of the failures to undo, and the position from which on decisions are undone.
 
-        To undo are the failures that led to ``cause``, and those that the code has never seen: undoing these
-        changes nothing that it did.
+        To undo are the failures that led to ``cause``, and those that the code did not know of before: undoing
+        these changes nothing that is kept. A ``cause`` that is chained to none of them comes from what the code
+        learned in its last step, whose decisions begin at ``last_step``.
         """
         chain = {id(error) for error in _chain(cause)}
-        causes = [failure for failure in self._failures if id(failure.error) in chain]
-        unseen = [failure for failure in self._failures if failure.known_from is None]
-        positions = sorted({failure.position for failure in (*causes, *unseen)})
-        known = [failure.known_from for failure in causes if failure.known_from is not None]
-        return positions or None, min(known, default=None)
+        causes = [failure for failure in self._failures if failure.leads_to(chain)]
+        causes = causes or [failure for failure in self._failures if failure.is_known_since(last_step)]
+        undo_from = min(
+            (failure.known_from for failure in causes if failure.known_from is not None), default=None
+        )
+        positions = {failure.position for failure in causes}
+        for failure in self._failures:
+            if failure.known_from is None or (undo_from is not None and failure.is_known_since(undo_from)):
+                positions.add(failure.position)
+        return sorted(positions) or None, undo_from
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

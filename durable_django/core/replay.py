@@ -7,16 +7,16 @@ here looks at a clock or a database, so the same events always lead to the same 
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
-from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
+from weakref import ref
 
 from durable_django.core import events
+from durable_django.core.body import Body, body_of, check_pause, resume
 from durable_django.core.calls import call
 from durable_django.core.context import OrchestrationContext
 from durable_django.core.decisions import (
@@ -34,8 +34,8 @@ from durable_django.core.errors import (
 )
 from durable_django.core.events import HistoryEvent
 from durable_django.core.failures import FailureLog
+from durable_django.core.mailbox import Mailbox
 from durable_django.core.options import ExecutionOptions
-from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration
 from durable_django.core.retry import RetryPolicy
 from durable_django.core.sites import call_site, pause_site
 from durable_django.core.status import OrchestrationStatus
@@ -43,8 +43,7 @@ from durable_django.core.tasks import CancellableTask, CompletableTask, Retryabl
 
 logger = logging.getLogger("durable_django.replay")
 
-Body = Generator[Any, Any, Any] | Coroutine[Any, Any, Any]
-
+_Call = events.TaskScheduledEvent | events.SubOrchestrationInstanceCreatedEvent
 _Completed = events.TaskCompletedEvent | events.SubOrchestrationInstanceCompletedEvent
 _Failed = events.TaskFailedEvent | events.SubOrchestrationInstanceFailedEvent
 
@@ -79,6 +78,7 @@ class Execution:
         self._started: events.ExecutionStartedEvent | None = None
         self._body: Body | None = None
         self._awaited: Task[Any] | None = None
+        self._last_step = 0
         self._end: _End | None = None
         self._sealed = False
         self._wanted_restart: tuple[str | None, bool] | None = None
@@ -86,10 +86,10 @@ class Execution:
         self._task_ids = itertools.count(1)
         self._uuid_numbers = itertools.count()
         self._open: dict[int, CompletableTask[Any]] = {}
-        self._reschedule: dict[int, Callable[[], None]] = {}
+        self._timers: dict[int, TimerTask] = {}
+        self._retried: dict[int, _Call] = {}
         self._failures = FailureLog()
-        self._waiting: defaultdict[str, deque[tuple[str, CancellableTask[Any]]]] = defaultdict(deque)
-        self._buffered: defaultdict[str, deque[tuple[int, events.EventRaisedEvent]]] = defaultdict(deque)
+        self._mailbox = Mailbox()
 
         self._undecided: dict[int, Decision] = {}
         self._appended: list[HistoryEvent] = []
@@ -139,7 +139,9 @@ class Execution:
         self.now = max(now, self.now, *due)
         self.is_replaying = False
         self._appended = []
-        self._cancelled_timers = []
+        self._cancelled_timers = [
+            timer_id for timer_id in self._cancelled_timers if timer_id in self._undecided
+        ]
         self._adopt_undecided()
         consumed = 0
         for event in new_events:
@@ -159,12 +161,15 @@ class Execution:
     def close(self) -> None:
         """Drop the code where it stands. Its ``finally`` blocks run, but decide nothing."""
         self._sealed = True
+        self.is_replaying = self.is_replaying or self._end is None  # What is dropped half way logs nothing.
         body, self._body = self._body, None
         if body is None:
             return
         try:
             body.close()
-        except Exception:
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException:
             logger.warning("%s: cleaning up after the orchestrator failed", self.instance_id, exc_info=True)
 
     # ---------------------------------------------------------------- what the context calls
@@ -177,63 +182,19 @@ class Execution:
         """Return the number of the next uuid, from 0."""
         return next(self._uuid_numbers)
 
-    def schedule_activity(
-        self,
-        name: str,
-        payload: str | None,
-        *,
-        options: ActivityRegistration,
-        tags: dict[str, str] | None,
-        retry_policy: RetryPolicy | None,
-        expected_type: Any,
+    def schedule(
+        self, event: _Call, retry_policy: RetryPolicy | None, expected_type: Any
     ) -> CompletableTask[Any]:
-        """Decide on an activity and return its task."""
-        task_id = self.next_task_id()
-
-        def decide() -> None:
-            self._decide(
-                events.TaskScheduledEvent(
-                    task_id,
-                    self.now,
-                    name,
-                    input=payload,
-                    tags=tags,
-                    queue=options.queue,
-                    priority=options.priority or None,
-                )
-            )
-
-        return self._schedule(task_id, decide, retry_policy, expected_type)
-
-    def schedule_child(
-        self,
-        task_id: int,
-        name: str,
-        payload: str | None,
-        *,
-        instance_id: str,
-        options: OrchestratorRegistration,
-        version: str | None,
-        retry_policy: RetryPolicy | None,
-        expected_type: Any,
-    ) -> CompletableTask[Any]:
-        """Decide on a sub-orchestration and return its task."""
-
-        def decide() -> None:
-            self._decide(
-                events.SubOrchestrationInstanceCreatedEvent(
-                    task_id,
-                    self.now,
-                    instance_id,
-                    name,
-                    version=version,
-                    input=payload,
-                    queue=options.queue,
-                    priority=options.priority or None,
-                )
-            )
-
-        return self._schedule(task_id, decide, retry_policy, expected_type)
+        """Decide on the activity or the child that ``event`` describes, and return its task."""
+        task: CompletableTask[Any]
+        if retry_policy is None:
+            task = CompletableTask(expected_type)
+        else:
+            task = RetryableTask(retry_policy, self.now, expected_type)
+            self._retried[event.event_id] = event
+        self._open[event.event_id] = task
+        self._decide(event)
+        return task
 
     def schedule_timer(self, fire_at: datetime, then: Callable[[], None] | None = None) -> TimerTask:
         """Decide on a durable timer, or on the first piece of a long one, and return its task."""
@@ -244,13 +205,11 @@ class Execution:
     def wait_for_event(self, name: str, data_type: Any) -> CancellableTask[Any]:
         """Return a task for the next event called ``name``: complete already if one is buffered."""
         task: CancellableTask[Any] = CancellableTask(data_type)
-        key = name.casefold()
-        if buffered := self._buffered.get(key):
-            _, event = buffered.popleft()
-            task.complete(self.options.codec.loads(event.input, data_type))
+        event = self._mailbox.take(name)
+        if event is None:
+            self._mailbox.add_wait(name, task)
         else:
-            self._waiting[key].append((name, task))
-            task.set_cancel_handler(lambda: self._stop_waiting(key, task))
+            task.complete(self.options.codec.loads(event.input, data_type))
         return task
 
     def send_event(self, instance_id: str, name: str, payload: str | None) -> None:
@@ -294,35 +253,19 @@ class Execution:
         self._appended.append(event)
         self.length += 1
 
-    def _schedule(
-        self, task_id: int, decide: Callable[[], None], retry_policy: RetryPolicy | None, expected_type: Any
-    ) -> CompletableTask[Any]:
-        task: CompletableTask[Any]
-        if retry_policy is None:
-            task = CompletableTask(expected_type)
-        else:
-            task = RetryableTask(retry_policy, self.now, expected_type)
-            self._reschedule[task_id] = decide
-        self._open[task_id] = task
-        decide()
-        return task
-
     def _start_timer(self, timer: TimerTask, final: datetime) -> None:
         """Decide on ``timer``, or on its next piece where ``final`` is further away than one timer may be."""
         task_id = self.next_task_id()
         longest = self.options.maximum_timer_interval
         fire_at = self.now + longest if longest is not None and final - self.now > longest else final
-        self._open[task_id] = timer
+        self._timers[task_id] = timer
         timer.set_cancel_handler(lambda: self._cancel_timer(task_id))
         self._decide(events.TimerCreatedEvent(task_id, self.now, fire_at))
 
     def _cancel_timer(self, task_id: int) -> None:
-        self._open.pop(task_id, None)
+        self._timers.pop(task_id, None)
         if not self._sealed:
             self._cancelled_timers.append(task_id)
-
-    def _stop_waiting(self, key: str, task: CancellableTask[Any]) -> None:
-        self._waiting[key] = deque(entry for entry in self._waiting[key] if entry[1] is not task)
 
     # ---------------------------------------------------------------- incoming events
 
@@ -331,6 +274,8 @@ class Execution:
         handler = _HANDLERS.get(type(event))
         if handler is None:
             return
+        if self._end is None:
+            self._last_step = self._next_decision()
         try:
             handler(self, event)
         except (NonDeterminismError, MemoryError):
@@ -350,38 +295,35 @@ class Execution:
             self._fail(error, trusted=False)
             return
         try:
-            result = call(registered.fn, OrchestrationContext(self), event.input, self.options.codec)
-        except Exception as error:
+            returned = call(registered.fn, OrchestrationContext(self), event.input, self.options.codec)
+            self._body = body_of(returned, event.name)
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as error:  # SystemExit and its like end the instance, not the worker.
             self._fail(error)
             return
-        if inspect.isgenerator(result) or inspect.iscoroutine(result):
-            self._body = result
-        elif inspect.isasyncgen(result) or inspect.isawaitable(result):
-            self._fail(TypeError(f"Orchestrator {event.name!r} must be a generator, an async def or a plain "
-                                 f"function; it returned {type(result).__name__}."))  # fmt: skip
-        else:
-            self._finish(result)
+        if self._body is None:
+            self._finish(returned)
 
-    def _claim(self, task_id: int, event: HistoryEvent) -> CompletableTask[Any] | None:
+    def _claim(self, event: _Completed | _Failed) -> CompletableTask[Any] | None:
         """Take the open task that ``event`` completes."""
+        task_id = event.task_scheduled_id
         task = self._open.pop(task_id, None)
         if task is None and self._end is None:
-            # A timer that was cancelled may still fire; for anything else it is news.
-            level = logging.DEBUG if isinstance(event, events.TimerFiredEvent) else logging.WARNING
             kind = type(event).__name__
-            logger.log(level, "%s: %s for task #%s is ignored: nobody waits", self.instance_id, kind, task_id)
+            logger.warning("%s: %s for task #%s is ignored: nobody waits", self.instance_id, kind, task_id)
         return task
 
     def _complete(self, event: _Completed) -> None:
         task_id = event.task_scheduled_id
-        task = self._claim(task_id, event)
+        task = self._claim(event)
         if task is not None:
-            self._reschedule.pop(task_id, None)
+            self._retried.pop(task_id, None)
             task.complete(self.options.codec.loads(event.result, task._expected_type))
 
     def _fail_task(self, event: _Failed) -> None:
         task_id = event.task_scheduled_id
-        task = self._claim(task_id, event)
+        task = self._claim(event)
         if task is None:
             return
         if isinstance(task, RetryableTask):
@@ -389,13 +331,13 @@ class Execution:
             if delay is not None:
                 self._retry(task_id, task, delay)
                 return
-        self._reschedule.pop(task_id, None)
+        self._retried.pop(task_id, None)
         failure = self._failures.add(self.length - 1)
-        task._on_observed = lambda: failure.observe(self._next_decision())
+        task._on_observed = {lambda: failure.observe(self._next_decision())}
         what = "Activity task" if isinstance(event, events.TaskFailedEvent) else "Sub-orchestration task"
         details = event.failure_details or _NO_DETAILS
         task.fail(f"{self.instance_id}: {what} #{task_id} failed: {details.message}", details)
-        failure.error = task._exception
+        failure.error = ref(cast(Exception, task._exception))
 
     def _next_decision(self) -> int:
         """Return where in the history the code's next decision stands, in a replay as in a live turn."""
@@ -407,13 +349,13 @@ class Execution:
 
         def again() -> None:
             self._open[task_id] = task
-            self._reschedule[task_id]()
+            self._decide(replace(self._retried[task_id], timestamp=self.now))
 
         self.schedule_timer(self.now + delay, again)
 
     def _fire(self, event: events.TimerFiredEvent) -> None:
-        timer = self._claim(event.timer_id, event)
-        if not isinstance(timer, TimerTask):
+        timer = self._timers.pop(event.timer_id, None)
+        if timer is None:  # It was cancelled as it fired.
             return
         final = timer._final_fire_at
         if final is not None and event.fire_at < final:
@@ -424,12 +366,9 @@ class Execution:
             timer._then()
 
     def _raise(self, event: events.EventRaisedEvent) -> None:
-        key = event.name.casefold()
-        if waiting := self._waiting.get(key):
-            _, task = waiting.popleft()
+        task = self._mailbox.deliver(event)
+        if task is not None:
             task.complete(self.options.codec.loads(event.input, task._expected_type))
-        else:
-            self._buffered[key].append((self.length, event))
 
     # ---------------------------------------------------------------- the code
 
@@ -440,18 +379,12 @@ class Execution:
             if awaited is not None and not awaited._is_complete:
                 return
             try:
-                if awaited is None:
-                    yielded = self._body.send(None)
-                elif awaited._exception is not None:
-                    awaited._observe()
-                    yielded = self._body.throw(awaited._exception)
-                else:
-                    yielded = self._body.send(awaited._result)
+                yielded = resume(self._body, awaited)
             except StopIteration as stop:
                 self._finish(stop.value)
             except (KeyboardInterrupt, MemoryError):
                 raise
-            except BaseException as error:  # SystemExit and its like end the instance, not the worker.
+            except BaseException as error:
                 self._fail(error)
             else:
                 self._wait_for(yielded)
@@ -460,13 +393,11 @@ class Execution:
         self._awaited = yielded if isinstance(yielded, Task) else None
         if self._wanted_restart is not None:
             self._restart(*self._wanted_restart)
-        elif self._awaited is None:
-            site = pause_site(self._body)
-            at = f" at {site}" if site else ""
-            name = self.started.name
-            self._fail(TypeError(f"Orchestrator {name!r} yielded {type(yielded).__name__}{at}, which is not a "
-                                 "task. Yield or await what the context's methods, when_all() and when_any() "
-                                 "return."))  # fmt: skip
+            return
+        try:
+            check_pause(self._body, yielded, self.started.name)
+        except TypeError as error:
+            self._fail(error)
 
     def _finish(self, result: object) -> None:
         if self._wanted_restart is not None:
@@ -480,10 +411,7 @@ class Execution:
             self._end_with(_End(OrchestrationStatus.COMPLETED, output))
 
     def _restart(self, payload: str | None, save_events: bool) -> None:
-        carried: list[tuple[int, events.EventRaisedEvent]] = []
-        if save_events:
-            carried = sorted(itertools.chain(*self._buffered.values()), key=lambda entry: entry[0])
-        following = ContinueAsNew(payload, tuple(event for _, event in carried))
+        following = ContinueAsNew(payload, self._mailbox.unclaimed if save_events else ())
         self._end_with(_End(OrchestrationStatus.CONTINUED_AS_NEW, continue_as_new=following))
 
     def _fail(self, error: BaseException, *, trusted: bool = True) -> None:
@@ -510,9 +438,9 @@ class Execution:
             output=end.output if end else None,
             failure=end.failure if end else None,
             custom_status=self.custom_status,
-            waiting_for=[] if end else [name for queue in self._waiting.values() for name, _ in queue],
+            waiting_for=[] if end else self._mailbox.awaited_names,
             cancelled_timers=self._cancelled_timers,
-            has_open_timers=any(isinstance(task, TimerTask) for task in self._open.values()),
+            has_open_timers=bool(self._timers),
             continue_as_new=end.continue_as_new if end else None,
         )
 
@@ -521,7 +449,7 @@ class Execution:
             return events.ContinueAsNewEvent(-1, self.now, end.continue_as_new.input)
         event = events.ExecutionCompletedEvent(-1, self.now, end.status.value, end.output, end.failure)
         if end.cause is not None and end.trusted:
-            event.failed_by, event.undo_from = self._failures.blame(end.cause)
+            event.failed_by, event.undo_from = self._failures.blame(end.cause, self._last_step)
         return event
 
 

@@ -25,11 +25,13 @@ class Task(ABC, Generic[T]):
         self._result: T | None = None
         self._exception: Exception | None = None
         self._parents: list[CompositeTask[Any]] = []
-        self._on_observed: Callable[[], None] | None = None
+        self._on_observed: set[Callable[[], None]] | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether there is a result, a failure or a cancellation."""
+        if self._is_complete:
+            self._observe()
         return self._is_complete
 
     @property
@@ -55,8 +57,8 @@ class Task(ABC, Generic[T]):
         """
         if not self._is_complete:
             raise ValueError("The task is not complete yet: yield or await it before you ask for its result.")
+        self._observe()
         if self._exception is not None:
-            self._observe()
             raise self._exception
         return cast(T, self._result)
 
@@ -75,17 +77,36 @@ class Task(ABC, Generic[T]):
         return (yield self)
 
     def _observe(self) -> None:
-        """Note that the code has seen the failure: a later rewind undoes what it did from here on."""
+        """Note that the code knows of the failures behind this: a later rewind undoes what it did from here on.
+
+        To see that a task is complete is enough: the code may act upon that alone.
+        """
         if self._on_observed is not None:
-            self._on_observed()
+            notes, self._on_observed = self._on_observed, None
+            for note in notes:
+                note()
 
     def _settle(self, result: T | None, exception: Exception | None) -> None:
+        """Complete, and with it the composites that waited for this alone; they nest to any depth."""
+        self._set(result, exception)
+        pending = self._take_parents()
+        while pending:
+            child, parent = pending.pop()
+            if parent._is_complete:
+                continue
+            parent.on_child_completed(child)
+            if parent._is_complete:
+                pending += parent._take_parents()
+
+    def _set(self, result: T | None, exception: Exception | None) -> None:
         self._is_complete = True
         self._result = result
         self._exception = exception
+
+    def _take_parents(self) -> list[tuple[Task[Any], CompositeTask[Any]]]:
+        """Return this task with each composite that waits for it, the last one first."""
         parents, self._parents = self._parents, []
-        for parent in parents:
-            parent.on_child_completed(self)
+        return [(self, parent) for parent in reversed(parents)]
 
 
 class CompletableTask(Task[T]):
@@ -198,12 +219,19 @@ class CompositeTask(Task[T]):
         for task in self._tasks:
             if task._is_complete:
                 self.on_child_completed(task)
-            else:
+            elif not self._is_complete:
                 task._parents.append(self)
 
     def get_tasks(self) -> list[Task[Any]]:
         """Return the tasks that this one is made of, in the order given."""
-        return self._tasks
+        return list(self._tasks)
+
+    def _include(self, task: Task[Any]) -> None:
+        """Make seeing this composite mean seeing the failures behind ``task``, too."""
+        if task._on_observed is not None:
+            if self._on_observed is None:
+                self._on_observed = set()
+            self._on_observed |= task._on_observed
 
     @abstractmethod
     def on_child_completed(self, task: Task[Any]) -> None:
@@ -218,19 +246,21 @@ class WhenAllTask(CompositeTask[list[T]]):
         self._first_failed: Task[Any] | None = None
         super().__init__(tasks)
         if not tasks:
-            self._settle([], None)
+            self._set([], None)
 
     @property
     def pending_tasks(self) -> int:
         """How many of the tasks are not complete."""
+        self._observe()
         return self._pending
 
     def get_completed_tasks(self) -> int:
         """Return how many of the tasks are complete."""
-        return len(self._tasks) - self._pending
+        return len(self._tasks) - self.pending_tasks
 
     def on_child_completed(self, task: Task[Any]) -> None:
         """Count ``task``; the last one completes the composite."""
+        self._include(task)
         self._pending -= 1
         if task._exception is not None and self._first_failed is None:
             self._first_failed = task
@@ -238,10 +268,9 @@ class WhenAllTask(CompositeTask[list[T]]):
             return
         failed = self._first_failed
         if failed is None:
-            self._settle([cast(T, child._result) for child in self._tasks], None)
+            self._set([cast(T, child._result) for child in self._tasks], None)
         else:
-            self._on_observed = failed._observe
-            self._settle(None, failed._exception)
+            self._set(None, failed._exception)
 
 
 class WhenAnyTask(CompositeTask[Task[T]]):
@@ -259,7 +288,8 @@ class WhenAnyTask(CompositeTask[Task[T]]):
         for loser in self._tasks:
             # A loser may be waited for again and again, in a loop: it must not collect every race it lost.
             loser._parents = [parent for parent in loser._parents if parent is not self]
-        self._settle(task, None)
+        self._include(task)
+        self._set(task, None)
 
 
 def when_all(tasks: Sequence[Task[T]]) -> WhenAllTask[T]:
