@@ -95,8 +95,8 @@ def test_tutorial_is_short() -> None:
 
 def test_sqlite_settings_satisfy_the_checks(tmp_path: Path) -> None:
     sqlite = next(block.code for block in README if "DATABASES" in block.code)
-    before = "from pathlib import Path\n" + SETTINGS + f"\nBASE_DIR = Path({str(tmp_path)!r})\n"
-    (tmp_path / "sqlite_settings.py").write_text(before + sqlite + "\nINSTALLED_APPS.append('durable_django')\n")
+    base_dir = f"from pathlib import Path\n\nBASE_DIR = Path({str(tmp_path)!r})\n"
+    (tmp_path / "sqlite_settings.py").write_text("from testproject.settings import *\n" + base_dir + sqlite)
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "sqlite_settings",
         "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
