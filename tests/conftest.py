@@ -13,6 +13,8 @@ from tests import databases
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytest_plugins = ["durable_django.testing.plugin"]
+
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:

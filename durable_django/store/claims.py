@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from django.db.backends.utils import CursorWrapper
 
-from durable_django.models import Instance, InstanceStatus, Message, Timer
+from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, Timer
 from durable_django.store import clock
 from durable_django.store.rows import any_of, column, table
 from durable_django.store.scope import Served
@@ -167,6 +167,19 @@ def next_due(cursor: CursorWrapper, now: datetime) -> datetime | None:
         f"SELECT MIN(fire_at) FROM {table(Timer, vendor)} WHERE fire_at > %s"
         f" UNION ALL SELECT MIN(start_at) FROM {table(Instance, vendor)}"
         f" WHERE status = {InstanceStatus.PENDING.value} AND start_at > %s",
+        [present, present],
+    )
+    times = [_moment(value) for (value,) in cursor.fetchall() if value is not None]
+    return min(times, default=None)
+
+
+def next_visible(cursor: CursorWrapper, now: datetime) -> datetime | None:
+    """Return when the next message or activity can be taken, after ``now``. For tests: it may read them all."""
+    vendor = cursor.db.vendor
+    present = clock.to_database(cursor.db.alias, now)
+    cursor.execute(
+        f"SELECT MIN(visible_at) FROM {table(Message, vendor)} WHERE visible_at > %s"
+        f" UNION ALL SELECT MIN(visible_at) FROM {table(ActivityTask, vendor)} WHERE visible_at > %s",
         [present, present],
     )
     times = [_moment(value) for (value,) in cursor.fetchall() if value is not None]

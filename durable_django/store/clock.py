@@ -43,6 +43,11 @@ def frozen(at: datetime | None = None) -> Iterator[None]:
         _frozen, _offset = before
 
 
+def is_frozen() -> bool:
+    """Tell whether the clock is stopped. For tests."""
+    return _frozen is not None
+
+
 def aware(value: datetime) -> datetime:
     """Return a naive UTC datetime as the ORM wants it."""
     result = value.replace(tzinfo=UTC)
