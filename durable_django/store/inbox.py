@@ -173,7 +173,8 @@ def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: 
     not_held = "NOT held" if vendor == "postgresql" else "held = 0"
     cursor.execute(
         f"SELECT CASE WHEN kind = {MessageKind.START.value} THEN 0 ELSE 1 END, kind, id, instance_id,"
-        f" execution_id, visible_at, task_id, name, data, attributes FROM {table(Message, vendor)} WHERE {condition} AND {not_held} AND visible_at <= %s"
+        f" execution_id, visible_at, task_id, name, data, attributes FROM {table(Message, vendor)}"
+        f" WHERE {condition} AND {not_held} AND visible_at <= %s"
         f" UNION ALL SELECT 1, {_TIMER}, id, instance_id, execution_id, fire_at, task_id, NULL, NULL, NULL"
         f" FROM {table(Timer, vendor)} WHERE {condition} AND fire_at <= %s"
         " ORDER BY 1, 6, 2 DESC, 3 LIMIT %s",
@@ -192,7 +193,7 @@ def _start(inbox: Arrived, owner: Claimed, carrier: tuple[int, int], now: dateti
         return
     inbox.add(started(owner, payload, now), carrier)
     for name, data in details.get("carried", ()):
-        inbox.add(events.EventRaisedEvent(-1, now, name, data), carrier)
+        inbox.add(events.EventRaisedEvent(-1, now, name, data))
 
 
 def started(instance: Claimed, payload: str | None, now: datetime) -> events.ExecutionStartedEvent:

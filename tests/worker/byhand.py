@@ -1,0 +1,171 @@
+"""A worker whose every step a test takes by hand, in the test's own thread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from durable_django.client import DurableTaskClient
+from durable_django.core import events
+from durable_django.core.options import ExecutionOptions
+from durable_django.core.registry import Registry
+from durable_django.core.serialization import PayloadCodec
+from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, Timer
+from durable_django.store import retention
+from durable_django.store.activities import Leased
+from durable_django.store.scope import Scope
+from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.loop import TurnLoop
+from durable_django.worker.options import WorkItemFilters, scope_of
+from durable_django.worker.turns import TurnProcessor, Work
+from tests.factories import history_of
+
+USING = "default"
+_MOST_STEPS = 200
+
+
+class HeldPool:
+    """Stands for the activity pool: keeps what it is given until the test runs it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.leased: list[Leased] = []
+
+    @property
+    def free(self) -> int:
+        return max(0, self.capacity - len(self.leased))
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.leased
+
+    def submit(self, tasks: Sequence[Leased]) -> None:
+        self.leased.extend(tasks)
+
+    def tokens(self) -> list[int]:
+        return [leased.token for leased in self.leased]
+
+
+class HandWorker:
+    """A `TurnLoop` over a real `TurnProcessor`, without threads."""
+
+    def __init__(
+        self,
+        *functions: Callable[..., Any],
+        name: str = "hand",
+        activities: Iterable[Callable[..., Any]] = (),
+        slots: int = 1000,
+        filtered: bool = False,
+        batch_instances: int | None = None,
+    ) -> None:
+        registry = Registry()
+        for function in functions:
+            registry.add_orchestrator(function)
+        for activity in activities:
+            registry.add_activity(activity)
+        scope = scope_of(None, WorkItemFilters.of(registry)) if filtered else Scope()
+        self.pool = HeldPool(slots)
+        self.careful = False
+        self.noted: list[int | None] = []
+        self.ran: list[Leased] = []
+        self.processor = TurnProcessor(
+            USING, ExecutionOptions(registry), scope, worker=name, batch_instances=batch_instances
+        )
+        self.runner = ActivityRunner(registry, PayloadCodec(), name)
+        self.loop = TurnLoop(
+            self.processor,
+            self.pool,  # type: ignore[arg-type]
+            poll_interval=1.0,
+            careful=lambda: self.careful,
+            note=self.noted.append,
+        )
+
+    def step(self) -> None:
+        """Look at everything once."""
+        self.loop.hint()
+        self.loop._wake.clear()
+        self.loop.step()
+
+    def run_activities(self, *names: str) -> list[ActivityResult]:
+        """Run the leased activities (those called one of ``names``), and hand their results to the loop."""
+        chosen = [leased for leased in self.pool.leased if not names or leased.name in names]
+        self.pool.leased = [leased for leased in self.pool.leased if leased not in chosen]
+        results = [self.runner.run(leased) for leased in chosen]
+        self.ran += chosen
+        for result in results:
+            self.loop.deliver(result)
+        return results
+
+    def settle(self) -> None:
+        """Step, and run activities, until nothing is left to do now."""
+        for _ in range(_MOST_STEPS):
+            self.step()
+            if self.loop.is_idle.is_set() and not self.loop.has_results:
+                return
+            self.run_activities()
+        raise AssertionError(f"not idle after {_MOST_STEPS} steps")
+
+    def processed(self, results: Sequence[ActivityResult]) -> None:
+        """Record results without a loop."""
+        self.processor.run(Work(results))
+
+
+def client() -> DurableTaskClient:
+    return DurableTaskClient(using=USING)
+
+
+def instance(instance_id: str) -> Instance:
+    return Instance.objects.using(USING).get(instance_id=instance_id)
+
+
+def status(instance_id: str) -> InstanceStatus:
+    return InstanceStatus(instance(instance_id).status)
+
+
+def output(instance_id: str) -> Any:
+    """Return what an instance has returned; it must have completed."""
+    found = instance(instance_id)
+    assert found.status == InstanceStatus.COMPLETED, (found.get_status_display(), found.failure)
+    return None if found.output is None else json.loads(found.output)
+
+
+def failure(instance_id: str) -> dict[str, Any]:
+    """Return why an instance has failed; it must have."""
+    found = instance(instance_id)
+    assert found.status == InstanceStatus.FAILED, found.get_status_display()
+    assert found.failure is not None
+    details: dict[str, Any] = json.loads(found.failure)
+    return details
+
+
+def assert_sound(instance_id: str) -> list[events.HistoryEvent]:
+    """Check an instance's history, and return it: no gap, and at most one result for each decision."""
+    history = history_of(instance(instance_id))
+    if history:
+        assert isinstance(history[0], events.ExecutionStartedEvent)
+    for decisions, results in (
+        (events.TaskScheduledEvent, (events.TaskCompletedEvent, events.TaskFailedEvent)),
+        (
+            events.SubOrchestrationInstanceCreatedEvent,
+            (events.SubOrchestrationInstanceCompletedEvent, events.SubOrchestrationInstanceFailedEvent),
+        ),
+        (events.TimerCreatedEvent, (events.TimerFiredEvent,)),
+    ):
+        # A retry keeps the id of the first attempt, so that both are counted.
+        scheduled = [event.event_id for event in history if isinstance(event, decisions)]
+        answered = [_decision_of(event) for event in history if isinstance(event, results)]
+        for task_id in set(answered):
+            assert answered.count(task_id) <= scheduled.count(task_id), (instance_id, task_id, history)
+    return history
+
+
+def _decision_of(event: Any) -> int:
+    return int(event.timer_id if isinstance(event, events.TimerFiredEvent) else event.task_scheduled_id)
+
+
+def assert_tables_are_empty() -> None:
+    """Check that nothing is left to be done, and nothing of what is done."""
+    retention.sweep(USING)
+    for model in (Message, Timer, ActivityTask):
+        assert list(model._default_manager.using(USING).values()) == []
