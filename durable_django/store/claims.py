@@ -174,7 +174,7 @@ def next_due(cursor: CursorWrapper, now: datetime) -> datetime | None:
 
 
 def next_visible(cursor: CursorWrapper, now: datetime) -> datetime | None:
-    """Return when the next message or activity can be taken, after ``now``. For tests: it may read them all."""
+    """Return when the next message or activity can be taken, after ``now``. For tests: it may read all."""
     vendor = cursor.db.vendor
     present = clock.to_database(cursor.db.alias, now)
     cursor.execute(

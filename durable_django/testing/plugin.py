@@ -33,8 +33,20 @@ def durable_registry() -> Registry:
     return default_registry
 
 
+@pytest.fixture(scope="session")
+def _durable_wakeups(django_db_setup: None) -> Iterator[None]:
+    """Close the connections that listen before the test database is dropped."""
+    from durable_django.conf import settings
+    from durable_django.store import wakeup
+
+    yield
+    wakeup.hub(settings.DATABASE_ALIAS).close()
+
+
 @pytest.fixture
-def durable_worker(transactional_db: None, durable_registry: Registry) -> Iterator[DurableTaskWorker]:
+def durable_worker(
+    transactional_db: None, durable_registry: Registry, _durable_wakeups: None
+) -> Iterator[DurableTaskWorker]:
     """A worker in threads of its own, started, and stopped after the test.
 
     The test runs without a surrounding transaction, as one with ``django_db(transaction=True)``, since the
@@ -43,7 +55,6 @@ def durable_worker(transactional_db: None, durable_registry: Registry) -> Iterat
     from django.db import connections
 
     from durable_django.conf import settings
-    from durable_django.store import wakeup
     from durable_django.worker import DurableTaskWorker
 
     using = settings.DATABASE_ALIAS
@@ -58,4 +69,3 @@ def durable_worker(transactional_db: None, durable_registry: Registry) -> Iterat
         yield worker
     finally:
         worker.stop()
-        wakeup.hub(using).close()
