@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "durable_django",
+    "testproject.census",
+    "testproject.orders",
+    "testproject.demo",
 ]
+
+# The environment may change single values: DURABLE_DJANGO='{"LEASE_SECONDS": 5}'.
+DURABLE_DJANGO: dict[str, Any] = json.loads(os.environ.get("DURABLE_DJANGO", "{}"))
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
