@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
@@ -82,10 +82,29 @@ def update(
     cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Sequence[Values]
 ) -> None:
     """Update rows by primary key: each of ``rows`` has the values of ``fields`` and, last, the key."""
+    if not rows:
+        return
     vendor = cursor.db.vendor
+    if vendor == "postgresql" and len(rows) > 1:
+        arrays = [list(values) for values in zip(*rows, strict=True)]
+        cursor.execute(_update_many_sql(cursor.db.alias, model, fields), arrays)
+        return
     assignments = ", ".join(f"{column(model, field, vendor)} = %s" for field in fields)
     cursor.executemany(
         f"UPDATE {table(model, vendor)} SET {assignments} WHERE {column(model, 'id', vendor)} = %s", rows
+    )
+
+
+@cache
+def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
+    """Return one PostgreSQL statement that takes an array for each field, and one for the keys."""
+    names = [column(model, field, "postgresql") for field in (*fields, "id")]
+    types = [model._meta.get_field(field).cast_db_type(connections[using]) for field in (*fields, "id")]  # type: ignore[union-attr]
+    assignments = ", ".join(f"{name} = v.{name}" for name in names[:-1])
+    arrays = ", ".join(f"%s::{type_}[]" for type_ in types)
+    return (
+        f"UPDATE {table(model, 'postgresql')} t SET {assignments}"
+        f" FROM unnest({arrays}) AS v({', '.join(names)}) WHERE t.{names[-1]} = v.{names[-1]}"
     )
 
 
