@@ -86,13 +86,13 @@ class World:
 
     # what happens to the instance
 
-    def start_event(self, input: Any = None) -> events.ExecutionStartedEvent:
+    def start_event(self, input: Any = None, *, payload: str | None = None) -> events.ExecutionStartedEvent:
         return events.ExecutionStartedEvent(
             -1,
             START,
             self.name,
             version=self.version,
-            input=self.options.codec.dumps(input, "the input"),
+            input=payload or self.options.codec.dumps(input, "the input"),
             parent_instance=self.parent,
         )
 
@@ -150,8 +150,7 @@ class World:
         assert outcome.continue_as_new is not None
         self.generations.append(self.history)
         self._new_execution()
-        start = self.start_event()
-        start.input = outcome.continue_as_new.input
+        start = self.start_event(payload=outcome.continue_as_new.input)
         return self.turn(start, *outcome.continue_as_new.carried)
 
     def rewind(self) -> Rewound:
@@ -181,7 +180,7 @@ class World:
         match event:
             case events.TaskScheduledEvent():
                 self.ready.append(self.perform(event))
-            case events.SubOrchestrationInstanceCreatedEvent():
+            case events.SubOrchestrationInstanceCreatedEvent() if event.name in self.registry.orchestrators:
                 self.ready.append(self.bear(event))
             case events.TimerCreatedEvent():
                 self.timers[event.event_id] = event
@@ -208,11 +207,7 @@ class World:
                 event.event_id, orchestration_instance=events.OrchestrationInstance(self.instance_id)
             ),
         )
-        child.begin()
-        child._new_execution()
-        start = child.start_event()
-        start.input = event.input
-        outcome = child.go_on(child.turn(start))
+        outcome = child.go_on(child.turn(child.start_event(payload=event.input)))
         if outcome.failure is not None:
             return events.SubOrchestrationInstanceFailedEvent(-1, START, event.event_id, outcome.failure)
         return events.SubOrchestrationInstanceCompletedEvent(-1, START, event.event_id, outcome.output)

@@ -25,49 +25,49 @@ Program = list[Op]
 
 EVENT_NAMES = ("go", "Go", "stop")
 
-_index = st.integers(0, 7)
-_members = st.lists(_index, min_size=1, max_size=4)
-_retry = st.sampled_from([None, None, 1, 2, 3])
-
-_SIMPLE_OPS = st.one_of(
-    st.tuples(st.just("activity"), _retry),
-    st.tuples(st.just("activity"), _retry),
-    st.tuples(st.just("child"), _retry),
-    st.tuples(st.just("timer"), st.sampled_from([0, -5])),
-    st.tuples(st.just("event"), st.sampled_from(EVENT_NAMES)),
-    st.tuples(st.just("all"), _members),
-    st.tuples(st.just("all"), st.just([])),
-    st.tuples(st.just("any"), _members),
-    st.tuples(st.just("wait"), _index),
-    st.tuples(st.just("wait"), _index),
-    st.tuples(st.just("wait"), _index),
-    st.tuples(st.just("look"), _index),
-    st.tuples(st.just("count"), _index),
-    st.tuples(st.just("cancel"), _index),
-    st.tuples(st.just("send")),
-    st.tuples(st.just("uuid")),
-    st.tuples(st.just("status")),
-)
-_ENDING_OPS = st.one_of(
-    st.tuples(st.just("restart"), st.booleans()),
-    st.tuples(st.just("raise")),
-)
+_KINDS = [
+    *("activity", "activity", "child", "timer", "event"),
+    *("all", "any", "wait", "wait", "wait", "try", "try"),
+    *("look", "count", "cancel", "send", "uuid", "status"),
+]
+_ENDINGS = ("restart", "raise")
 
 
 def programs(*, endings: bool = True) -> st.SearchStrategy[Program]:
     """Programs; with ``endings`` such that may raise an error of their own or continue as new."""
-    simple = st.one_of(_SIMPLE_OPS, _SIMPLE_OPS, _SIMPLE_OPS, _ENDING_OPS) if endings else _SIMPLE_OPS
-    ops = st.recursive(
-        simple,
-        lambda inner: st.tuples(
-            st.just("try"),
-            st.lists(inner, min_size=1, max_size=4),
-            st.lists(inner, max_size=3),
-            st.booleans(),
-        ),
-        max_leaves=12,
+    kinds = st.sampled_from([*_KINDS, *_ENDINGS] if endings else _KINDS)
+    return st.lists(st.tuples(kinds, st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=16).map(
+        _nested
     )
-    return st.lists(ops, min_size=1, max_size=12)
+
+
+def _nested(flat: Sequence[tuple[str, int, int]]) -> Program:
+    """Turn two numbers into what each operation needs; a ``try`` takes in the operations that follow it."""
+    program: Program = []
+    rest = list(flat)
+    while rest:
+        kind, one, other = rest.pop(0)
+        match kind:
+            case "activity" | "child":
+                program.append((kind, one if 0 < one <= 3 else None))
+            case "timer":
+                program.append((kind, -one))
+            case "event":
+                program.append((kind, EVENT_NAMES[one % len(EVENT_NAMES)]))
+            case "all" | "any":
+                members = [one, other, one + other][: (one + other) % 4]
+                program.append((kind, members))
+            case "wait" | "look" | "count" | "cancel":
+                program.append((kind, one))
+            case "restart":
+                program.append((kind, one % 2 == 0))
+            case "try":
+                body, rest = rest[: one + 1], rest[one + 1 :]
+                handler, rest = rest[: other // 2], rest[other // 2 :]
+                program.append((kind, _nested(body), _nested(handler), other % 2 == 0))
+            case _:
+                program.append((kind,))
+    return program
 
 
 @dataclass

@@ -11,8 +11,8 @@ import pytest
 
 from durable_django.core import events
 from durable_django.core.context import OrchestrationContext
-from durable_django.core.events import HistoryEvent
 from durable_django.core.errors import TaskFailedError
+from durable_django.core.events import HistoryEvent
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.registry import Registry
 from durable_django.core.replay import Execution

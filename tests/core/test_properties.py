@@ -140,7 +140,7 @@ def test_generators_and_coroutines_decide_the_same(program: Program, fate: list[
     assert same(generator.history, coroutine.history)
 
 
-@settings(bounded, max_examples=200)
+@settings(bounded, max_examples=300)
 @given(program=programs(endings=False), fate=numbers, flavour=st.sampled_from([generator_of, coroutine_of]))
 def test_whatever_failed_can_be_rewound_and_goes_on(
     program: Program, fate: list[int], flavour: Callable[[Program], Callable[..., Any]]
