@@ -12,7 +12,7 @@ from typing import Any
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
-from durable_django.core.events import HistoryEvent
+from durable_django.core.events import EventRaisedEvent, HistoryEvent
 from durable_django.models import Message, MessageKind, Timer
 from durable_django.store import clock, rows
 from durable_django.store.claims import Claimed
@@ -81,12 +81,12 @@ class Arrived:
         """Return the rows that carried the first ``count`` events."""
         return [carrier for carrier in self.carriers[:count] if carrier is not None]
 
-    def unseen_of_start(self, count: int) -> tuple[events.EventRaisedEvent, ...]:
+    def unseen_of_start(self, count: int) -> tuple[EventRaisedEvent, ...]:
         """Return what came with the start message, and is not among the first ``count`` events."""
         return tuple(
             event
             for event, carrier in zip(self.events[count:], self.carriers[count:], strict=True)
-            if carrier is None and isinstance(event, events.EventRaisedEvent)
+            if carrier is None and isinstance(event, EventRaisedEvent)
         )
 
 

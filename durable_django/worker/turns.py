@@ -27,7 +27,7 @@ from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
 from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
-from durable_django.store import activities, claims, clock, inbox, instances, rows, wakeup
+from durable_django.store import activities, claims, clock, failures, inbox, instances, rows, wakeup
 from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Committed, Lessor, Moved
@@ -131,24 +131,24 @@ class TurnProcessor:
         self._batch_instances = batch_instances or settings.BATCH_INSTANCES
         self._watch = watch
         self._fed: list[_Feed] = []
+        self._moving: set[int] = set()
         self._last_errors: dict[int, Exception] = {}
 
     def run(self, work: Work) -> Report:
         """Move what is ready; if the batch fails, one by one, so that one bad instance stops no other.
 
         Raises:
-            OperationalError, InterfaceError: The database is away. Nothing is lost: hand the results in
-            again.
+            OperationalError, InterfaceError: The database is away.
+            Exception: It failed, and it is no instance's fault.
+
+        Nothing is lost when it raises: hand the results in again.
         """
         try:
             return self._commit(work)
-        except (OperationalError, InterfaceError) as error:
-            keys = self._forget()
-            if _is_away(self.using):
+        except Exception as error:
+            keys = self._forget() | work.keys
+            if not (keys or work.results) or _is_away(self.using, error):
                 raise
-            logger.warning("A batch of %s turns is tried again one by one: %s", len(keys), error)
-        except Exception:
-            keys = self._forget()
             logger.warning("A batch of %s turns is tried again one by one", len(keys), exc_info=True)
         return self._one_by_one(work, keys)
 
@@ -162,12 +162,13 @@ class TurnProcessor:
             report = self._commit(Work(results, {key}, slots=slots, lease_new=slots > 0), alone=True)
         except Exception as error:
             self._forget()
-            if isinstance(error, OperationalError | InterfaceError) and _is_away(self.using):
+            if _is_away(self.using, error):
                 raise
             logger.exception("The turn of instance %s failed", key)
             self._last_errors[key] = error
             if not isinstance(error, OperationalError):  # Deadlocks and timeouts are nobody's fault.
                 instances.count_try(self.using, key)
+                failures.give_up(self.using, key, settings.MAX_TRIES, self._exhaustion(key))
             return Report(alone={key}, lost_results=list(results))
         self._last_errors.pop(key, None)
         return report
@@ -184,6 +185,7 @@ class TurnProcessor:
     def _commit(self, work: Work, *, alone: bool = False) -> Report:
         report = Report()
         self._fed = []
+        self._moving = set()
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             self._move(cursor, work, report, alone=alone)
         self._keep(report)
@@ -195,6 +197,7 @@ class TurnProcessor:
         claimed = self._claim(cursor, work, results, now, report)
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
         movable = self._within_budget(movable, report)
+        self._moving = {instance.pk for instance in movable}
         arrived = inbox.read(cursor, movable, now, settings.BATCH_EVENTS)
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         slots = _Slots(work.slots, self.scope.activities)
@@ -249,12 +252,14 @@ class TurnProcessor:
         report: Report,
     ) -> list[Claimed]:
         claimed = {instance.pk: instance for instance in claims.claim_keys(cursor, [*work.keys, *results])}
-        report.missed = not claimed.keys() >= work.keys
+        report.missed = not claimed.keys() >= work.keys | results.keys()
         room = self._batch_instances - len(claimed)
         if work.scan and room > 0:
-            scanned = self._scan(cursor, now, min(work.starts, room), room)
+            starts = min(work.starts, room)
+            scanned = self._scan(cursor, now, starts, room)
             claimed.update({instance.pk: instance for instance in scanned if instance.pk not in claimed})
-            report.is_full = bool(scanned)
+            # Below its limits it has seen all: to look again at once would only delay the results to come.
+            report.is_full = len(scanned) >= starts
             if not scanned:
                 report.next_due = claims.next_due(cursor, now)
         return list(claimed.values())
@@ -334,18 +339,21 @@ class TurnProcessor:
     def _refusal(self, instance: Claimed) -> FailureDetails | None:
         """Return why the instance's code is not to be run at all, if there is a reason."""
         if instance.tries >= settings.MAX_TRIES:
-            error = self._last_errors.get(instance.pk)
-            if error is not None:
-                reason = f"its turn failed each time, at last with {type(error).__name__}: {error}"
-            else:
-                reason = "each time the worker that ran it died or hung"
-            message = f"Given up after {instance.tries} tries: {reason}"
-            return FailureDetails(message, "durable_django.worker.TooManyTries")
+            return self._exhaustion(instance.pk)
         if self._versioning is not None:
             mismatch = version_mismatch(self._versioning, instance.version)
             if mismatch is not None:
                 return FailureDetails(mismatch, "VersionMismatch")
         return None
+
+    def _exhaustion(self, key: int) -> FailureDetails:
+        error = self._last_errors.get(key)
+        if error is not None:
+            reason = f"its turn failed each time, at last with {type(error).__name__}: {error}"
+        else:
+            reason = "each time the worker that ran it died or hung"
+        message = f"Given up after {settings.MAX_TRIES} tries: {reason}"
+        return FailureDetails(message, "durable_django.worker.TooManyTries")
 
     # ---------------------------------------------------------------- after the code
 
@@ -399,11 +407,11 @@ class TurnProcessor:
         self._fed = []
 
     def _forget(self) -> set[int]:
-        """Drop all executions that the failed batch has fed, and return the keys of their instances."""
+        """Drop all executions that the failed batch has fed, and return the keys of all its instances."""
         fed, self._fed = self._fed, []
         for feed in fed:
             feed.execution.close()
-        return {feed.instance.pk for feed in fed}
+        return self._moving
 
     def _one_by_one(self, work: Work, keys: set[int]) -> Report:
         by_instance: dict[int, list[ActivityResult]] = {}
@@ -411,7 +419,7 @@ class TurnProcessor:
             by_instance.setdefault(result.leased.instance, []).append(result)
         total = Report(is_full=work.scan)
         slots = work.slots
-        for key in sorted(keys | work.keys | set(by_instance)):
+        for key in sorted(keys | set(by_instance)):
             report = self.run_alone(key, by_instance.get(key, ()), max(slots, 0))
             slots -= len(report.leased)
             _merge(total, report)
@@ -454,8 +462,10 @@ def _changed(moved: Sequence[Moved]) -> list[str]:
     ]
 
 
-def _is_away(using: str) -> bool:
+def _is_away(using: str, error: Exception) -> bool:
     """Tell whether the connection is lost, rather than one statement refused."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
     connection = connections[using]
     try:
         return not connection.is_usable()

@@ -31,9 +31,8 @@ def keep_first(ctx: task.OrchestrationContext, seen: list[int]) -> Steps:
         yield ctx.wait_for_external_event("over")
         ctx.continue_as_new([0], save_events=True)
         return None
-    for _ in range(3):
-        seen.append((yield ctx.wait_for_external_event("number")))
-    return seen
+    rest = yield task.when_all([ctx.wait_for_external_event("number") for _ in range(3)])
+    return [*seen, *rest]
 
 
 def raise_numbers(instance_id: str, *numbers: int) -> None:
