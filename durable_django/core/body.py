@@ -49,6 +49,6 @@ def check_pause(body: Body | None, yielded: object, name: str) -> None:
     site = pause_site(body)
     at = f" at {site}" if site else ""
     raise TypeError(
-        f"Orchestrator {name!r} yielded {type(yielded).__name__}{at}, which is not a task. Yield or await what "
-        "the context's methods, when_all() and when_any() return."
+        f"Orchestrator {name!r} yielded {type(yielded).__name__}{at}, which is not a task. Yield or await "
+        "what the context's methods, when_all() and when_any() return."
     )

@@ -1,4 +1,4 @@
-"""Calling users' functions: with the context alone, or with the input too, rebuilt as their annotation says."""
+"""Calling users' functions: with the context alone, or with the input too, rebuilt as annotated."""
 
 from __future__ import annotations
 

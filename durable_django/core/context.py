@@ -22,9 +22,9 @@ T = TypeVar("T")
 class OrchestrationContext:
     """An orchestrator's only door to the world.
 
-    Whatever depends on anything but the input and the results of these methods (time, randomness, the database,
-    files) belongs into an activity: the code runs again from the start whenever its history is replayed, and
-    must decide the same each time.
+    Whatever depends on anything but the input and the results of these methods (time, randomness, files, the
+    database) belongs into an activity: the code runs again from the start whenever its history is replayed,
+    and must decide the same each time.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -89,9 +89,9 @@ class OrchestrationContext:
     ) -> CompletableTask[Any]:
         """Schedule an activity; the task completes with what it returns.
 
-        ``activity`` is the function or its registered name; ``input`` is serialised at once. A ``retry_policy``
-        given here replaces the activity's own. ``return_type`` says what the result is rebuilt as; without it the
-        function's return annotation does.
+        ``activity`` is the function or its registered name; ``input`` is serialised at once. A
+        ``retry_policy`` given here replaces the activity's own. ``return_type`` says what the result is
+        rebuilt as; without it the function's return annotation does.
 
         Raises (when yielded):
             TaskFailedError: The activity failed, and no attempt is left.
@@ -149,9 +149,9 @@ class OrchestrationContext:
     ) -> CompletableTask[Any]:
         """Start a child; the task completes with what it returns.
 
-        Without an ``instance_id`` the child gets the parent's with the task's number. The id of a live instance
-        fails the task; a finished one is replaced. Without a ``version`` the worker's default for children
-        applies: a child does not inherit its parent's.
+        Without an ``instance_id`` the child gets the parent's with the task's number. The id of a live
+        instance fails the task; a finished one is replaced. Without a ``version`` the worker's default for
+        children applies: a child does not inherit its parent's.
 
         Raises:
             ValueError: ``instance_id`` cannot be an instance id.

@@ -35,10 +35,10 @@ class ContinueAsNew:
 class TurnOutcome:
     """All that one turn of one execution changes.
 
-    ``events`` are the rows to append, in order: what came in and what was decided. The first ``consumed`` of the
-    events fed are among them; the rest the code has not seen. Scheduling events say what to create; timers in
-    ``cancelled_timers`` are to be deleted, or not to be created at all. ``custom_status`` is what it is now,
-    changed or not. ``waiting_for`` names the external events that the code waits for.
+    ``events`` are the rows to append, in order: what came in and what was decided. The first ``consumed`` of
+    the events fed are among them; the rest the code has not seen. Scheduling events say what to create;
+    timers in ``cancelled_timers`` are to be deleted, or not to be created at all. ``custom_status`` is what
+    it is now, changed or not. ``waiting_for`` names the external events that the code waits for.
     """
 
     status: OrchestrationStatus
@@ -67,8 +67,8 @@ _CALLS: dict[type[HistoryEvent], str] = {
 SCHEDULING_EVENTS = frozenset(_CALLS)
 
 _REMEDY = (
-    "The orchestrator's code is not deterministic, or it was changed while this instance was running: give the "
-    "changed code a new version, or restore the old order of its calls."
+    "The orchestrator's code is not deterministic, or it was changed while this instance was running: give "
+    "the changed code a new version, or restore the old order of its calls."
 )
 
 

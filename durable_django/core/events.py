@@ -10,8 +10,8 @@ An execution's history is the list of these, in order. Three sorts matter to the
 
 Payloads are JSON text, exactly as they are stored. Timestamps are naive UTC.
 
-Every class says, in ``ROW``, which of its fields a store keeps in columns of their own; the others are rare and
-travel together.
+Every class says, in ``ROW``, which of its fields a store keeps in columns of their own; the others are rare
+and travel together.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class FailureLog:
     def blame(self, cause: BaseException, last_step: int) -> tuple[list[int] | None, int | None]:
         """Return the positions of the failures to undo, and the position from which on decisions are undone.
 
-        To undo are the failures that led to ``cause``, and those that the code did not know of before: undoing
-        these changes nothing that is kept. A ``cause`` that is chained to none of them comes from what the code
-        learned in its last step, whose decisions begin at ``last_step``.
+        To undo are the failures that led to ``cause``, and those that the code did not know of before:
+        undoing these changes nothing that is kept. A ``cause`` that is chained to none of them comes from
+        what the code learned in its last step, whose decisions begin at ``last_step``.
         """
         chain = {id(error) for error in _chain(cause)}
         causes = [failure for failure in self._failures if failure.leads_to(chain)]

@@ -1,8 +1,8 @@
 """The engine: one live execution of an orchestrator.
 
-An `Execution` holds the user's running generator or coroutine and is fed events. `Execution.replay` brings it to
-where a stored history ends; `Execution.turn` applies new events, one by one, and returns what changed. Nothing
-here looks at a clock or a database, so the same events always lead to the same outcome.
+An `Execution` holds the user's running generator or coroutine and is fed events. `Execution.replay` brings it
+to where a stored history ends; `Execution.turn` applies new events, one by one, and returns what changed.
+Nothing here looks at a clock or a database, so the same events always lead to the same outcome.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _Call = events.TaskScheduledEvent | events.SubOrchestrationInstanceCreatedEvent
 _Completed = events.TaskCompletedEvent | events.SubOrchestrationInstanceCompletedEvent
 _Failed = events.TaskFailedEvent | events.SubOrchestrationInstanceFailedEvent
 
-_NEVER = datetime.min
+_NEVER = datetime.min  # noqa: DTZ901 - naive UTC
 _NO_DETAILS = FailureDetails("the failure left no details", "durable_django.task.TaskFailedError")
 
 
@@ -241,7 +241,7 @@ class Execution:
         check_same(recorded, decided, pause_site(self._body) if decided is None else None)
 
     def _adopt_undecided(self) -> None:
-        """Take what replay decided beyond the history for new: code that grew, or rows that a rewind left out."""
+        """Take what replay decided beyond the history for new: code grew, or a rewind left rows out."""
         undecided, self._undecided = self._undecided, {}
         if self._end is not None and not self._end.trusted:
             return
@@ -280,7 +280,7 @@ class Execution:
             handler(self, event)
         except (NonDeterminismError, MemoryError):
             raise
-        except Exception as error:  # A payload that the converter cannot read, say: this instance's fault.
+        except Exception as error:  # noqa: BLE001 - a payload that cannot be read, say: this instance's fault
             self._fail(error)
         self._advance()
 
@@ -299,7 +299,7 @@ class Execution:
             self._body = body_of(returned, event.name)
         except (KeyboardInterrupt, MemoryError):
             raise
-        except BaseException as error:  # SystemExit and its like end the instance, not the worker.
+        except BaseException as error:  # noqa: BLE001 - SystemExit ends the instance, not the worker
             self._fail(error)
             return
         if self._body is None:
@@ -384,7 +384,7 @@ class Execution:
                 self._finish(stop.value)
             except (KeyboardInterrupt, MemoryError):
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - as above
                 self._fail(error)
             else:
                 self._wait_for(yielded)
@@ -405,7 +405,7 @@ class Execution:
             return
         try:
             output = self.options.codec.dumps(result, f"the result of orchestrator {self.started.name!r}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the converter raises
             self._fail(error)
         else:
             self._end_with(_End(OrchestrationStatus.COMPLETED, output))

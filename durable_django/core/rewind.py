@@ -16,9 +16,9 @@ _AWAITED = (events.TaskScheduledEvent, events.TimerCreatedEvent, events.SubOrche
 class Rewound:
     """What a rewind keeps, and what that leaves to do.
 
-    ``kept`` are positions in the old history. ``open`` are the decisions, by task id, that have no result in what
-    is kept: each must be under way, or is to be scheduled again. ``undone`` are the task ids of decisions that
-    are gone: whatever still runs for them is nobody's any more.
+    ``kept`` are positions in the old history. ``open`` are the decisions, by task id, that have no result in
+    what is kept: each must be under way, or is to be scheduled again. ``undone`` are the task ids of
+    decisions that are gone: whatever still runs for them is nobody's any more.
     """
 
     kept: list[int] = field(default_factory=list)
@@ -29,9 +29,9 @@ class Rewound:
 def rewind(history: Sequence[HistoryEvent]) -> Rewound:
     """Undo the failure at the end of ``history``.
 
-    What goes is the end itself, the failed results that led to it, and whatever the code decided from there on,
-    with its results. External events stay: the world has sent them, whatever the code made of them. A failed
-    retry keeps its earlier attempts, so that one more is made and all numbers stay as they were.
+    What goes is the end itself, the failed results that led to it, and whatever the code decided from there
+    on, with its results. External events stay: the world has sent them, whatever the code made of them. A
+    failed retry keeps its earlier attempts, so that one more is made and all numbers stay as they were.
     """
     end = history[-1] if history else None
     failed: set[int] = set()

@@ -77,7 +77,7 @@ class Task(ABC, Generic[T]):
         return (yield self)
 
     def _observe(self) -> None:
-        """Note that the code knows of the failures behind this: a later rewind undoes what it did from here on.
+        """Note that the code knows of the failures behind this: a rewind undoes what it did from here on.
 
         To see that a task is complete is enough: the code may act upon that alone.
         """
@@ -92,8 +92,6 @@ class Task(ABC, Generic[T]):
         pending = self._take_parents()
         while pending:
             child, parent = pending.pop()
-            if parent._is_complete:
-                continue
             parent.on_child_completed(child)
             if parent._is_complete:
                 pending += parent._take_parents()
@@ -295,8 +293,8 @@ class WhenAnyTask(CompositeTask[Task[T]]):
 def when_all(tasks: Sequence[Task[T]]) -> WhenAllTask[T]:
     """Return a task that is complete when all ``tasks`` are.
 
-    Its result is the list of theirs, in the same order. If some failed, it raises the failure that came first,
-    after all are complete. With no tasks it is complete at once, with ``[]``.
+    Its result is the list of theirs, in the same order. If some failed, it raises the failure that came
+    first, after all are complete. With no tasks it is complete at once, with ``[]``.
 
     Raises:
         TypeError: Something in ``tasks`` is not a task.

@@ -19,7 +19,7 @@ from tests.core.harness import RUNNING, START
 from tests.core.programs import Fate, FatefulWorld, Program, coroutine_of, generator_of, programs
 
 bounded = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 
@@ -140,7 +140,7 @@ def test_generators_and_coroutines_decide_the_same(program: Program, fate: list[
     assert same(generator.history, coroutine.history)
 
 
-@settings(bounded, max_examples=300)
+@settings(bounded, max_examples=200)
 @given(program=programs(endings=False), fate=numbers, flavour=st.sampled_from([generator_of, coroutine_of]))
 def test_whatever_failed_can_be_rewound_and_goes_on(
     program: Program, fate: list[int], flavour: Callable[[Program], Callable[..., Any]]

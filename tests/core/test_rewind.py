@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -131,10 +132,8 @@ def test_all_failures_of_a_when_all_are_made_again() -> None:
 
 def test_failures_that_a_caught_when_all_hides_stay_with_it() -> None:
     def tolerant(ctx: OrchestrationContext) -> Steps:
-        try:
+        with suppress(TaskFailedError):
             yield when_all([ctx.call_activity("a"), ctx.call_activity("b")])
-        except TaskFailedError:
-            pass
         return (yield ctx.call_activity("last"))
 
     plant = Plant("a", "b", "last")

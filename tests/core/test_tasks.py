@@ -169,12 +169,11 @@ def test_when_all_waits_for_all_and_raises_the_failure_that_came_first() -> None
     everything = when_all([first, second, third])
     third.fail("third", ValueError())
     first.fail("first", ValueError())
-    assert not everything.is_complete
-    assert not everything.is_failed
+    assert (everything.is_complete, everything.is_failed) == (False, False)
 
     second.complete(2)
 
-    assert everything.is_failed
+    assert (everything.is_complete, everything.is_failed) == (True, True)
     assert everything.get_exception() is third.get_exception()
     with pytest.raises(TaskFailedError, match="third"):
         everything.get_result()
