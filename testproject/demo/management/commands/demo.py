@@ -11,7 +11,7 @@ from typing import Any
 
 import django
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 import durable_django
@@ -20,6 +20,8 @@ from testproject.demo import census_steps, order_steps
 from testproject.demo.report import Step
 from testproject.demo.screen import Screen
 from testproject.demo.workers import WorkerProcess
+
+_LEAST_FILES = 200
 
 
 class Command(BaseCommand):
@@ -33,6 +35,11 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run all steps; exit status 1 unless all of their checks hold."""
+        if options["limit"] is not None and options["limit"] < _LEAST_FILES:
+            raise CommandError(
+                f"--limit must be at least {_LEAST_FILES}, not {options['limit']}: fewer files are counted "
+                "before their worker can be killed half way."
+            )
         began = time.monotonic()
         screen = Screen(self.stdout)
         call_command("migrate", verbosity=0)

@@ -1,0 +1,1 @@
+"""A Django app with workflows whose activities a test can hold."""
