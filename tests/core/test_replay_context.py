@@ -188,6 +188,18 @@ def test_the_clock_never_goes_back(live: bool) -> None:
     assert outcome.events[0].timestamp == START + 9 * SECOND
 
 
+def test_an_operators_slow_clock_does_not_turn_back_the_codes() -> None:
+    def code(ctx: OrchestrationContext) -> Steps:
+        yield ctx.wait_for_external_event("go")
+
+    world = World(code, live=False)
+    world.now = START + 9 * SECOND
+    world.begin()
+    world.history.append(events.ExecutionResumedEvent(-1, START))
+
+    assert world.replayed().now == START + 9 * SECOND
+
+
 def test_uuids_are_new_and_the_same_in_every_replay(live: bool) -> None:
     def code(ctx: OrchestrationContext) -> Steps:
         ids = [ctx.new_uuid(), ctx.new_uuid()]

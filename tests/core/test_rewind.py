@@ -563,3 +563,24 @@ def test_a_refused_execution_can_be_rewound() -> None:
 )
 def test_the_task_that_an_event_completes(event: events.HistoryEvent, task_id: int | None) -> None:
     assert completed_task_id(event) == task_id
+
+
+def test_what_the_code_decided_before_it_looked_stays_decided(live: bool) -> None:
+    def code(ctx: OrchestrationContext) -> Steps:
+        doomed, other = ctx.call_activity("doomed"), ctx.call_activity("other")
+        yield other
+        ctx.call_activity("before")
+        try:
+            yield doomed
+        except TaskFailedError:
+            yield ctx.wait_for_external_event("go")
+            raise
+
+    world = World(code, live=live)
+    world.begin()
+    world.turn(task_failed(1), task_completed(2))
+    end = world.turn(raised("go")).events[-1]
+
+    assert isinstance(end, events.ExecutionCompletedEvent)
+    assert (end.failed_by, end.undo_from) == ([3], 6)
+    assert rewind(world.history).undone == set()
