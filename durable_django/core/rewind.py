@@ -46,7 +46,6 @@ def rewind(history: Sequence[HistoryEvent]) -> Rewound:
         if type(event) in SCHEDULING_EVENTS:
             if position >= undo_from:
                 result.undone.add(event.event_id)
-                result.open.pop(event.event_id, None)
                 continue
             if isinstance(event, _AWAITED):
                 result.open[event.event_id] = event

@@ -221,6 +221,7 @@ def test_compensation_is_undone_with_the_failure_that_it_answered(live: bool) ->
     assert world.scheduled == ["book", "pay", "cancelled", "unbook"]
 
     undone = rewind(world.history)
+    assert undone.kept == [0, 1, 2, 3]
     assert undone.undone == {3, 4}
     assert list(undone.open) == [2]
 
