@@ -1,8 +1,8 @@
 """The tables. Columns, constraints and indexes; behaviour is in ``store``, ``client`` and ``worker``.
 
-Rows that senders insert point at their owner without a database constraint, so that an insert takes no lock there:
-a client may raise an event while a worker holds the instance. Payloads are JSON *text*, written once and never
-parsed by the database.
+Rows that senders insert point at their owner without a database constraint, so that an insert takes no lock
+there: a client may raise an event while a worker holds the instance. Payloads are JSON *text*, written once
+and never parsed by the database.
 """
 
 from __future__ import annotations
@@ -191,8 +191,8 @@ class Timer(models.Model):
 class ActivityTask(models.Model):
     """An activity that has no recorded result yet.
 
-    Anybody may claim it once ``visible_at`` has come. A lease moves that to its own end and puts a token here, by
-    which its holder, and nobody else, may renew it and record the result.
+    Anybody may claim it once ``visible_at`` has come. A lease moves that to its own end and puts a token
+    here, by which its holder, and nobody else, may renew it and record the result.
     """
 
     instance = models.ForeignKey(
@@ -228,14 +228,15 @@ class ActivityTask(models.Model):
 class Worker(models.Model):
     """A worker process.
 
-    ``suspect`` is the instance whose code it has been running for long, or, after a crash, any instance that it is
-    about to run: if the process dies, that counts against the instance.
+    ``suspect`` is the instance whose code it has been running for long, or, after a crash, any instance that
+    it is about to run: if the process dies, that counts against the instance.
     """
 
     identity = models.CharField(_("identity"), max_length=NAME_LENGTH, unique=True)
     name = models.CharField(_("name"), max_length=NAME_LENGTH, blank=True)
     host = models.CharField(_("host"), max_length=NAME_LENGTH)
     pid = models.IntegerField(_("process id"))
+    pid_namespace = models.CharField(_("process namespace"), max_length=NAME_LENGTH, blank=True)
     queues = models.JSONField(_("queues"), null=True, blank=True)
     started_at = models.DateTimeField(_("started at"))
     last_heartbeat_at = models.DateTimeField(_("last heartbeat at"))

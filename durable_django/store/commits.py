@@ -17,9 +17,9 @@ from durable_django.core.ids import new_execution_id
 from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Timer
-from durable_django.store import activities, clock, inbox, instances, rows
+from durable_django.store import activities, clock, inbox, instances, retention, rows
 from durable_django.store.activities import Leased, NewActivity
-from durable_django.store.claims import Claimed
+from durable_django.store.claims import Claimed, claim_keys
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
 from durable_django.store.rows import any_of, columns, table
@@ -86,6 +86,7 @@ class Batch:
         self._timerless: list[int] = []
         self._cancelled: list[tuple[int, int]] = []
         self._starts: list[tuple[int, str, TurnOutcome]] = []
+        self._over: dict[int, str] = {}
         self._result = Committed()
 
     def add(self, moved: Moved) -> None:
@@ -127,6 +128,7 @@ class Batch:
         self._deliver_sent()
         inbox.add(cursor, self._messages, self._now)
         self._result.touched.update(message.instance for message in self._messages if not message.held)
+        retention.forget_executions(cursor, self._over)
         for pk, execution_id, outcome in self._starts:
             following = outcome.continue_as_new
             assert following is not None
@@ -274,6 +276,7 @@ class Batch:
             )
         )
         self._timerless.append(instance.pk)
+        self._over[instance.pk] = instance.execution_id
         self._starts.append((instance.pk, execution_id, outcome))
 
     # ---------------------------------------------------------------- the batch
@@ -315,16 +318,15 @@ class Batch:
         self._result.touched.update(added.values())
 
     def _replace_finished(self, children: Sequence[NewInstance], added: dict[str, int]) -> list[NewInstance]:
-        found = self._find([child.instance_id for child in children])
-        finished = {
-            child.instance_id: child
-            for child in children
-            if child.instance_id not in added
-            and found.get(child.instance_id, (0, InstanceStatus.RUNNING))[1] in _TERMINAL
-        }
-        instances.delete(self._cursor, [found[instance_id][0] for instance_id in finished])
-        added.update(instances.add(self._cursor, list(finished.values()), self._now))
-        return [child for child in children if finished.get(child.instance_id) is not child]
+        """Start children in place of finished instances of the same id, and return those that cannot be."""
+        wanted = {child.instance_id: child for child in children if child.instance_id not in added}
+        keys = [pk for pk, status in self._find(wanted).values() if status in _TERMINAL]
+        # Its lock makes sure that it stays finished: a restart may come at the same moment.
+        finished = [holder for holder in claim_keys(self._cursor, keys) if holder.status in _TERMINAL]
+        instances.delete(self._cursor, [holder.pk for holder in finished])
+        replacing = [wanted[holder.instance_id] for holder in finished]
+        added.update(instances.add(self._cursor, replacing, self._now))
+        return [child for child in children if not any(child is other for other in replacing)]
 
     @staticmethod
     def _refusal(child: NewInstance) -> NewMessage:

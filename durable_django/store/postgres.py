@@ -11,6 +11,10 @@ from django.db.backends.utils import CursorWrapper
 COPY_FROM_ROWS = 16
 """From how many rows on COPY beats one INSERT; below, its extra round trips cost more."""
 
+# Every listener pays for every notification, so that a batch's ids go into one, as far as they fit.
+_SEPARATOR = "\x1f"
+_PAYLOAD_BYTES = 7999
+
 
 def copy(cursor: CursorWrapper, target: str, rows: Iterable[Sequence[Any]]) -> None:
     """Append ``rows`` to ``target``, a quoted table with its columns."""
@@ -20,11 +24,16 @@ def copy(cursor: CursorWrapper, target: str, rows: Iterable[Sequence[Any]]) -> N
 
 
 def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
-    """Send notifications, in a transaction of their own."""
+    """Send payloads, in a transaction of their own."""
+    bundles = [""]
+    for payload in payloads:
+        bundle = f"{bundles[-1]}{_SEPARATOR}{payload}" if bundles[-1] else payload
+        if len(bundle.encode()) <= _PAYLOAD_BYTES:
+            bundles[-1] = bundle
+        else:
+            bundles.append(payload)
     with connections[using].cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, list(payloads)]
-        )
+        cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, bundles])
 
 
 def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
@@ -41,7 +50,7 @@ def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
         yield None
         while True:
             for notification in raw.notifies(timeout=beat, stop_after=1):
-                yield notification.payload
+                yield from notification.payload.split(_SEPARATOR)
             yield None
     finally:
         connection.close()

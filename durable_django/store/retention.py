@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from django.db import connections, transaction
+from collections.abc import Mapping
 
-from durable_django.models import Instance, InstanceStatus, Message, Timer
+from django.db import connections, transaction
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.models import HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import rows
 from durable_django.store.rows import table
 
 BATCH_ROWS = 1000
 _ACTIVE = (InstanceStatus.RUNNING.value, InstanceStatus.PENDING.value, InstanceStatus.SUSPENDED.value)
+
+
+def forget_executions(cursor: CursorWrapper, kept: Mapping[int, str]) -> None:
+    """Delete the history of all past executions of these instances but the one that is ``kept``.
+
+    What starts over for years would fill the table; its last execution is there for people to look at.
+    """
+    if not kept:
+        return
+    vendor = cursor.db.vendor
+    condition, parameters = rows.any_of(vendor, "instance_id", sorted(kept))
+    execution_in, executions = rows.any_of(vendor, "execution_id", sorted(kept.values()))
+    cursor.execute(
+        f"DELETE FROM {table(HistoryEvent, vendor)} WHERE {condition} AND NOT {execution_in}",
+        [*parameters, *executions],
+    )
 
 
 def sweep(using: str) -> int:

@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from django.db import connections, transaction
 from django.db.models import F
 
 from durable_django.models import Instance, Worker
-from durable_django.store import clock
+from durable_django.store import activities, clock
 
 
 def add(using: str, identity: str, name: str, queues: Sequence[str] | None) -> None:
@@ -22,6 +23,7 @@ def add(using: str, identity: str, name: str, queues: Sequence[str] | None) -> N
         name=name,
         host=socket.gethostname(),
         pid=os.getpid(),
+        pid_namespace=_pid_namespace(),
         queues=None if queues is None else list(queues),
         started_at=present,
         last_heartbeat_at=present,
@@ -45,7 +47,9 @@ def remove(using: str, identity: str) -> None:
 
 
 def bury_dead(using: str, silence: timedelta) -> int:
-    """Remove processes that died, count a try against whom they suspected, and return how many there were.
+    """Remove processes that died, and return how many there were.
+
+    Their activities are given back, and a try is counted against whom they suspected.
 
     Dead is who has been silent for longer than ``silence``, or whose process is gone from this host.
     """
@@ -58,6 +62,7 @@ def bury_dead(using: str, silence: timedelta) -> int:
             silent = now - clock.from_orm(worker.last_heartbeat_at) > silence
             if not silent and not _is_gone(worker):
                 continue
+            activities.release_of(using, worker.identity)
             if worker.suspect_id is not None:
                 Instance.objects.using(using).filter(pk=worker.suspect_id).update(tries=F("tries") + 1)
             worker.delete()
@@ -66,7 +71,8 @@ def bury_dead(using: str, silence: timedelta) -> int:
 
 
 def _is_gone(worker: Worker) -> bool:
-    if worker.host != socket.gethostname() or worker.pid == os.getpid():
+    here = (socket.gethostname(), _pid_namespace())
+    if (worker.host, worker.pid_namespace) != here or worker.pid == os.getpid():
         return False
     try:
         os.kill(worker.pid, 0)
@@ -75,3 +81,11 @@ def _is_gone(worker: Worker) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _pid_namespace() -> str:
+    """Return what tells process ids of one container from those of another, where there is such a thing."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""

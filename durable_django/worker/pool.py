@@ -41,7 +41,7 @@ class ActivityPool:
         self._runner = runner
         self._deliver = deliver
         self._thread_count = threads
-        self._concurrent = max(concurrent, threads)
+        self._concurrent = concurrent
         self._seconds = _FIRST_GUESS_SECONDS
         self._queue: queue.SimpleQueue[Leased | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -80,7 +80,8 @@ class ActivityPool:
             if self._runner.is_async(task):
                 with self._lock:
                     self._running[task.token] = task
-                asyncio.run_coroutine_threadsafe(self._run_async(task), self._event_loop())
+                loop, at_once = self._event_loop()
+                asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
             else:
                 with self._lock:
                     self._waiting[task.token] = task
@@ -114,8 +115,10 @@ class ActivityPool:
         finally:
             connections.close_all()
 
-    async def _run_async(self, task: Leased) -> None:
-        self._finish(task, await self._runner.run_async(task), None)
+    async def _run_async(self, task: Leased, at_once: asyncio.Semaphore) -> None:
+        async with at_once:
+            result = await self._runner.run_async(task)
+        self._finish(task, result, None)
 
     def _finish(self, task: Leased, result: ActivityResult, seconds: float | None) -> None:
         if seconds is not None:
@@ -125,11 +128,12 @@ class ActivityPool:
         with self._lock:
             self._running.pop(task.token, None)
 
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
+    def _event_loop(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            self._at_once = asyncio.Semaphore(self._concurrent)
             threading.Thread(target=self._loop.run_forever, name="durable-async", daemon=True).start()
-        return self._loop
+        return self._loop, self._at_once
 
 
 def tidy_connections() -> None:

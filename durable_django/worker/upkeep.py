@@ -39,6 +39,11 @@ class Watch:
         finally:
             self._current = None
 
+    @property
+    def is_over_slow(self) -> bool:
+        """Whether the instance that was reported last is still running."""
+        return self._current is not None and self._current is self._reported
+
     def slow(self) -> Claimed | None:
         """Return the instance whose code has been running for long, once."""
         current = self._current
@@ -69,7 +74,7 @@ class Upkeep(threading.Thread):
         self._enter = enter
         self._stopped = threading.Event()
         self._careful_until = 0.0
-        self._suspects: int | None = None
+        self._has_noted = False
 
     def is_careful(self) -> bool:
         """Whether a worker has died lately, so that whoever killed it may come next."""
@@ -108,6 +113,9 @@ class Upkeep(threading.Thread):
             self.join()
 
     def _look_after(self) -> None:
+        if self._has_noted and not self._watch.is_over_slow:
+            self._has_noted = False
+            self.note(None)
         slow = self._watch.slow()
         if slow is None:
             return
@@ -119,6 +127,7 @@ class Upkeep(threading.Thread):
             settings.SLOW_TURN_SECONDS,
         )
         if connections[self._using].vendor != "sqlite":  # There, the running turn has the only write lock.
+            self._has_noted = True
             self.note(slow.pk)
 
     def _beat(self) -> None:

@@ -56,6 +56,8 @@ class DurableTaskWorker:
     ) -> None:
         self._registry = Registry() if registry is None else registry
         self._concurrency = concurrency_options or ConcurrencyOptions()
+        if maximum_timer_interval is DEFAULT_MAXIMUM_TIMER_INTERVAL:  # Not given: the setting has its say.
+            maximum_timer_interval = settings.MAXIMUM_TIMER_INTERVAL
         self._maximum_timer_interval = maximum_timer_interval
         self._codec = PayloadCodec(data_converter or configured_converter(), settings.MAX_PAYLOAD_BYTES)
         self._using = using or settings.DATABASE_ALIAS
@@ -236,10 +238,12 @@ class _Running:
     def stop(self) -> None:
         """Drain, give back what is left, and leave."""
         self.loop.drain()
-        activities.release(self._using, self._pool.give_back())
         deadline = time.monotonic() + settings.SHUTDOWN_GRACE_SECONDS
+        activities.release(self._using, self._pool.give_back())
         while not self._pool.is_idle and time.monotonic() < deadline:
             time.sleep(0.01)
+            # A turn that was under way has perhaps leased some more.
+            activities.release(self._using, self._pool.give_back())
         self._pool.stop()
         self._stopping.set()
         self.loop.drain()
