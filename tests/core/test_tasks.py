@@ -330,3 +330,12 @@ def test_a_composite_takes_tasks_alone(composite: Any) -> None:
     with pytest.raises(TypeError, match=r"tasks\[1\] is not a task but int"):
         composite([innocent, 3])
     assert innocent._parents == []
+
+
+def test_of_two_composites_that_one_task_completes_the_older_one_wins() -> None:
+    shared = task()
+    older, younger = when_all([shared]), when_all([shared])
+    race = when_any([younger, older])
+    shared.complete(1)
+
+    assert race.get_result() is older
