@@ -262,3 +262,33 @@ def fired(timer: events.TimerCreatedEvent) -> events.TimerFiredEvent:
 
 def raised(name: str, data: str | None = None) -> events.EventRaisedEvent:
     return events.EventRaisedEvent(-1, START, name, data)
+
+
+class Plant:
+    """Activities that fail until they are repaired, and count their runs."""
+
+    def __init__(self, *broken: str) -> None:
+        self.broken = set(broken)
+        self.runs: list[str] = []
+
+    def activities(self, *names: str) -> list[Callable[..., Any]]:
+        return [self._activity(name) for name in names]
+
+    def _activity(self, name: str) -> Callable[..., Any]:
+        def activity(ctx: object) -> str:
+            self.runs.append(name)
+            if name in self.broken:
+                raise ValueError(f"{name} is broken")
+            return name.upper()
+
+        activity.__name__ = name
+        return activity
+
+
+def rewound(world: World, plant: Plant | None = None) -> TurnOutcome:
+    """Repair everything, rewind, and go on."""
+    if plant is not None:
+        plant.broken.clear()
+        plant.runs.clear()
+    world.rewind()
+    return world.go_on(world.turn())
