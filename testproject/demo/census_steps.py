@@ -16,7 +16,7 @@ from testproject.census.counting import Counts, count, source_files, total
 from testproject.census.workflows import Census, Progress, source_census
 from testproject.demo.report import Step
 from testproject.demo.screen import Screen
-from testproject.demo.workers import LEASE_SECONDS, WorkerProcess
+from testproject.demo.workers import WorkerProcess
 
 _LOOK_SECONDS = 0.02
 _LONGEST_SECONDS = 120.0
@@ -60,9 +60,7 @@ def run_with_a_crash(
     step.check(screen, was_running and 0 < recorded < expected.files, "the census was half done")
 
     worker = start_worker()
-    screen.line(
-        f"another one started (pid {worker.pid}); it gets the dead one's work after {LEASE_SECONDS} s"
-    )
+    screen.line(f"another one started (pid {worker.pid}): it finds the dead one and takes its work over")
     counted = _totals(_follow(screen, worker, client, instance_id))
     step.check(screen, counted == expected, f"the totals are the same: {_described(counted)}")
     once = _recorded_once(client, instance_id, expected.files)

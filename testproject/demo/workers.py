@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import CommandError
-
-LEASE_SECONDS = 3
-"""How soon another worker gets the activities of a dead one: the default would be long for a demo."""
 
 _STOP_SECONDS = 30
 
@@ -23,12 +18,10 @@ class WorkerProcess:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self._log = directory / f"{name}.log"
-        changed = {**settings.DURABLE_DJANGO, "LEASE_SECONDS": LEASE_SECONDS, "HEARTBEAT_SECONDS": 1}
         command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "durable_worker"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [*command, "--name", name, "--concurrency", "4"],
-                env=os.environ | {"DURABLE_DJANGO": json.dumps(changed)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
