@@ -38,7 +38,8 @@ class TurnOutcome:
     ``events`` are the rows to append, in order: what came in and what was decided. The first ``consumed`` of
     the events fed are among them; the rest the code has not seen. Scheduling events say what to create;
     timers in ``cancelled_timers`` are to be deleted, or not to be created at all. ``custom_status`` is what
-    it is now, changed or not. ``waiting_for`` names the external events that the code waits for.
+    it is now, changed or not, if this execution has ever set it (``sets_custom_status``). ``waiting_for``
+    names the external events that the code waits for.
     """
 
     status: OrchestrationStatus
@@ -47,6 +48,7 @@ class TurnOutcome:
     output: str | None = None
     failure: FailureDetails | None = None
     custom_status: str | None = None
+    sets_custom_status: bool = False
     waiting_for: list[str] = field(default_factory=list)
     cancelled_timers: list[int] = field(default_factory=list)
     has_open_timers: bool = False

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from durable_django.core.annotations import return_type
+from durable_django.core.ids import check_name
 from durable_django.core.registry import (
     ActivityRegistration,
     OrchestratorRegistration,
@@ -35,7 +36,7 @@ class ExecutionOptions:
 
     def activity_called(self, activity: Callable[..., Any] | str) -> tuple[str, ActivityRegistration | None]:
         """Return an activity's name and its options, as far as they are known here."""
-        name = activity if isinstance(activity, str) else get_name(activity)
+        name = check_name("activity", activity) if isinstance(activity, str) else get_name(activity)
         if registered := self.registry.activities.get(name):
             return name, registered
         declared = registration_of(activity)
@@ -45,7 +46,10 @@ class ExecutionOptions:
         self, orchestrator: Callable[..., Any] | str
     ) -> tuple[str, OrchestratorRegistration | None]:
         """Return an orchestrator's name and its options, as far as they are known here."""
-        name = orchestrator if isinstance(orchestrator, str) else get_name(orchestrator)
+        if isinstance(orchestrator, str):
+            name = check_name("orchestrator", orchestrator)
+        else:
+            name = get_name(orchestrator)
         if registered := self.registry.orchestrators.get(name):
             return name, registered
         declared = registration_of(orchestrator)

@@ -62,6 +62,15 @@ class _End:
     continue_as_new: ContinueAsNew | None = None
     trusted: bool = True
 
+    def takes_in(self, event: HistoryEvent) -> bool:
+        """Tell whether ``event``, which came too late for the code, goes into the history all the same.
+
+        A failure may be rewound, and the world does not send its events twice.
+        """
+        if not self.trusted:
+            return True
+        return self.status is OrchestrationStatus.FAILED and isinstance(event, events.EventRaisedEvent)
+
 
 class Execution:
     """One execution of one instance, alive in memory."""
@@ -72,6 +81,7 @@ class Execution:
         self.now = _NEVER
         self.is_replaying = True
         self.custom_status: str | None = None
+        self._sets_custom_status = False
         self.length = 0
         """How many events the history has, appended ones included: the position of the next."""
 
@@ -145,8 +155,8 @@ class Execution:
         self._adopt_undecided()
         consumed = 0
         for event in new_events:
-            if self._end is not None and self._end.trusted:
-                break
+            if self._end is not None and not self._end.takes_in(event):
+                continue
             event.timestamp = self.now
             self._append(event)
             consumed += 1
@@ -220,6 +230,7 @@ class Execution:
         """Replace the custom status."""
         if not self._sealed:
             self.custom_status = payload
+            self._sets_custom_status = True
 
     def request_continue_as_new(self, payload: str | None, save_events: bool) -> None:
         """Make the execution start over at its next pause."""
@@ -438,6 +449,7 @@ class Execution:
             output=end.output if end else None,
             failure=end.failure if end else None,
             custom_status=self.custom_status,
+            sets_custom_status=self._sets_custom_status,
             waiting_for=[] if end else self._mailbox.awaited_names,
             cancelled_timers=self._cancelled_timers,
             has_open_timers=bool(self._timers),

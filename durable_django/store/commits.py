@@ -223,7 +223,7 @@ class Batch:
         return (
             instance.next_sequence + len(outcome.events),
             instance.turn + 1,
-            outcome.custom_status,
+            outcome.custom_status if outcome.sets_custom_status else instance.custom_status,
             json.dumps(outcome.waiting_for),
             clock.to_database(self._using, moved.now),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from durable_django.store.rows import any_of
@@ -14,20 +14,35 @@ Names = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Queues, names and versions of one sort of work; None is all, but for the versions that are rejected."""
+    """Queues, names and versions of one sort of work; None is all.
+
+    What has one of the ``rejected_versions`` or ``other_names`` is not taken.
+    """
 
     queues: frozenset[str] | None = None
     names: Names | None = None
     rejected_versions: frozenset[str | None] = frozenset()
+    other_names: frozenset[str] = frozenset()
 
     def takes(self, queue: str, name: str, version: str | None) -> bool:
         """Tell whether work of this queue, name and version is taken."""
         if (self.queues is not None and queue not in self.queues) or version in self.rejected_versions:
             return False
+        if name in self.other_names:
+            return False
         if self.names is None:
             return True
         versions = self.names.get(name)
         return versions is not None and (not versions or version in versions)
+
+    def only(self, names: frozenset[str]) -> Served:
+        """Return what of this has one of ``names``."""
+        wanted = {name: frozenset[str]() for name in names} if self.names is None else self.names
+        return replace(self, names={name: wanted[name] for name in names & wanted.keys()})
+
+    def but(self, names: frozenset[str]) -> Served:
+        """Return what of this has none of ``names``."""
+        return replace(self, other_names=self.other_names | names) if names else self
 
     def condition(self, vendor: str, prefix: str = "") -> tuple[str, list[Any]]:
         """Return the same as SQL, with its parameters; empty where everything is taken."""
@@ -42,6 +57,9 @@ class Served:
             add(*any_of(vendor, f"{prefix}queue", sorted(self.queues)))
         if self.names is not None:
             add(*self._names_condition(vendor, prefix))
+        if self.other_names:
+            in_others, values = any_of(vendor, f"{prefix}name", sorted(self.other_names))
+            add(f"NOT {in_others}", values)
         if None in self.rejected_versions:
             add(f"{prefix}version IS NOT NULL", [])
         if rejected := sorted(filter(None, self.rejected_versions)):

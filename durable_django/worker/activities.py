@@ -50,6 +50,11 @@ class ActivityRunner:
         self._codec = codec
         self._worker = worker
 
+    @property
+    def has_async(self) -> bool:
+        """Whether there are ``async def`` activities at all."""
+        return any(registered.is_async for registered in self._registry.activities.values())
+
     def is_async(self, leased: Leased) -> bool:
         """Tell whether the activity belongs on an event loop."""
         registered = self._registry.activities.get(leased.name)

@@ -114,7 +114,7 @@ class TurnLoop:
         try:
             report = Report()
             if self._careful():
-                self._move_carefully(work)
+                report = self._move_carefully(work)
             elif work.results or work.keys or work.scan or work.claim_activities:
                 report = self._processor.run(work)
                 self._follow(work, report)
@@ -146,16 +146,17 @@ class TurnLoop:
         keys, self._keys = self._keys, set()
         scan = self._hinted or time.monotonic() >= self._poll_at
         self._hinted = False
-        slots = self._pool.free
+        slots, on_loop = self._pool.free, self._pool.free_on_loop
         return Work(
             results,
             keys,
             scan=scan,
-            starts=max(slots, _LEAST_STARTS),
+            starts=max(slots, on_loop, _LEAST_STARTS),
             # Older activities first: what nobody has claimed yet goes before what this batch makes.
             slots=slots,
+            async_slots=on_loop,
             lease_new=not self._unclaimed,
-            claim_activities=(self._unclaimed or scan) and slots > 0,
+            claim_activities=(self._unclaimed or scan) and (slots > 0 or on_loop > 0),
         )
 
     # ---------------------------------------------------------------- what follows
@@ -187,7 +188,8 @@ class TurnLoop:
         served = self._processor.scope.orchestrations
         return served.queues is not None or served.names is not None or bool(served.rejected_versions)
 
-    def _move_carefully(self, work: Work) -> None:
+    def _move_carefully(self, work: Work) -> Report:
+        total = Report()
         results: dict[int, list[ActivityResult]] = {}
         for result in work.results:
             results.setdefault(result.leased.instance, []).append(result)
@@ -196,10 +198,19 @@ class TurnLoop:
             keys |= self._processor.peek(work.starts)
         for key in sorted(keys):
             self._note(key)
-            self._follow(work, self._processor.run_alone(key, results.get(key, ()), self._pool.free))
+            report = self._processor.run_alone(key, results.get(key, ()), self._pool.free)
+            self._follow(Work(results.get(key, ())), report)
+            total.moved += report.moved
+            total.missed |= report.missed
         self._note(None)
         if work.claim_activities:
-            self._follow(work, self._processor.run(Work(slots=self._pool.free, claim_activities=True)))
+            claim = Work(slots=self._pool.free, claim_activities=True)
+            report = self._processor.run(claim)
+            self._follow(claim, report)
+            total.leased += report.leased
+        if work.scan and total.moved:
+            self.hint()  # There may be more.
+        return total
 
     def _move_suspects(self) -> None:
         if not self._alone:
@@ -223,7 +234,7 @@ class TurnLoop:
         elif report.missed:
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
         is_quiet = work.scan and not report.did_something and not self._wake.is_set()
-        if is_quiet and self._pool.is_idle and not self._results:
+        if is_quiet and self._pool.is_idle and not (self._results or self._alone):
             self.is_idle.set()
 
     def _survive(self) -> None:

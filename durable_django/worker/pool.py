@@ -40,6 +40,7 @@ class ActivityPool:
     ) -> None:
         self._runner = runner
         self._deliver = deliver
+        self._has_async = runner.has_async
         self._thread_count = threads
         self._concurrent = concurrent
         self._seconds = _FIRST_GUESS_SECONDS
@@ -47,6 +48,7 @@ class ActivityPool:
         self._lock = threading.Lock()
         self._waiting: dict[int, Leased] = {}
         self._running: dict[int, Leased] = {}
+        self._on_loop: dict[int, Leased] = {}
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -59,27 +61,33 @@ class ActivityPool:
 
     @property
     def free(self) -> int:
-        """How many more activities to take in now."""
+        """How many more plain activities to take in now."""
         ahead = self._thread_count * min(_AHEAD_SECONDS / self._seconds, _MOST_AHEAD)
-        capacity = min(self._thread_count + int(ahead), self._concurrent * _MOST_AHEAD)
-        return max(0, capacity - len(self._waiting) - len(self._running))
+        return max(0, self._thread_count + int(ahead) - len(self._waiting) - len(self._running))
+
+    @property
+    def free_on_loop(self) -> int:
+        """How many more ``async def`` activities to take in now; none where none are registered."""
+        if not self._has_async:
+            return 0
+        return max(0, self._concurrent - len(self._on_loop))
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is waiting or running."""
-        return not self._waiting and not self._running
+        return not (self._waiting or self._running or self._on_loop)
 
     def tokens(self) -> list[int]:
         """Return the lease tokens of all that is here."""
         with self._lock:
-            return [*self._waiting, *self._running]
+            return [*self._waiting, *self._running, *self._on_loop]
 
     def submit(self, tasks: Sequence[Leased]) -> None:
         """Take in activities."""
         for task in tasks:
             if self._runner.is_async(task):
                 with self._lock:
-                    self._running[task.token] = task
+                    self._on_loop[task.token] = task
                 loop, at_once = self._event_loop()
                 asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
             else:
@@ -127,6 +135,7 @@ class ActivityPool:
         self._deliver(result)
         with self._lock:
             self._running.pop(task.token, None)
+            self._on_loop.pop(task.token, None)
 
     def _event_loop(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
         if self._loop is None:

@@ -32,10 +32,11 @@ from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Committed, Lessor, Moved
 from durable_django.store.inbox import Arrived, NewMessage
-from durable_django.store.scope import Scope, Served
+from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.cache import ExecutionCache
 from durable_django.worker.guard import no_queries
+from durable_django.worker.slots import Slots
 
 logger = logging.getLogger("durable_django.worker")
 
@@ -49,6 +50,7 @@ class Work:
 
     ``starts`` bounds how many pending instances are started, ``slots`` how many activities are leased to this
     worker: new ones as they are inserted (``lease_new``), and what nobody has claimed (``claim_activities``).
+    ``async_slots`` are for ``async def`` ones, if these are to be counted by themselves.
     """
 
     results: Sequence[ActivityResult] = ()
@@ -56,6 +58,7 @@ class Work:
     scan: bool = False
     starts: int = 0
     slots: int = 0
+    async_slots: int | None = None
     lease_new: bool = False
     claim_activities: bool = False
 
@@ -200,7 +203,7 @@ class TurnProcessor:
         self._moving = {instance.pk for instance in movable}
         arrived = inbox.read(cursor, movable, now, settings.BATCH_EVENTS)
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
-        slots = _Slots(work.slots, self.scope.activities)
+        slots = self._slots(work)
         until = now + timedelta(seconds=settings.LEASE_SECONDS)
         batch = Batch(cursor, now, Lessor(self.worker, until, slots.take) if work.lease_new else None)
         for instance in movable:
@@ -217,12 +220,19 @@ class TurnProcessor:
         report.committed = batch.write()
         report.leased = report.committed.leased
         self._reset_tries(report.moved)
-        if work.claim_activities and slots.left > 0:
-            served = self.scope.activities
-            claimed_tasks = activities.claim(cursor, served, self.worker, now, until, slots.left)
-            report.more_activities = len(claimed_tasks) == slots.left
-            report.leased = report.leased + claimed_tasks
+        if work.claim_activities:
+            for served, count in slots.left():
+                leased: list[Leased] = []
+                if count:
+                    leased = activities.claim(cursor, served, self.worker, now, until, count)
+                report.more_activities |= len(leased) == count
+                report.leased = report.leased + leased
         wakeup.announce_changes(self.using, _changed(report.moved))
+
+    def _slots(self, work: Work) -> Slots:
+        registered = self.options.registry.activities.values()
+        async_names = frozenset(activity.name for activity in registered if activity.is_async)
+        return Slots(work.slots, work.async_slots, self.scope.activities, async_names)
 
     def _record(self, cursor: CursorWrapper, results: Sequence[ActivityResult]) -> _Results:
         """Delete the rows of finished activities, and return their events by instance."""
@@ -426,21 +436,6 @@ class TurnProcessor:
         return total
 
 
-class _Slots:
-    """Counts the activities that this worker may still lease."""
-
-    def __init__(self, count: int, served: Served) -> None:
-        self.left = count
-        self._served = served
-
-    def take(self, queue: str, name: str, version: str | None) -> bool:
-        """Take a slot for an activity, if there is one and this worker runs such."""
-        if self.left <= 0 or not self._served.takes(queue, name, version):
-            return False
-        self.left -= 1
-        return True
-
-
 def _merge(total: Report, report: Report) -> None:
     total.moved += report.moved
     total.leased += report.leased
@@ -457,8 +452,7 @@ def _changed(moved: Sequence[Moved]) -> list[str]:
     return [
         entry.instance.instance_id
         for entry in moved
-        if entry.outcome.status is not OrchestrationStatus.RUNNING
-        or entry.instance.is_pending
+        if entry.outcome.status is not OrchestrationStatus.RUNNING or entry.instance.is_pending
     ]
 
 

@@ -58,6 +58,8 @@ class DurableTaskWorker:
         self._concurrency = concurrency_options or ConcurrencyOptions()
         if maximum_timer_interval is DEFAULT_MAXIMUM_TIMER_INTERVAL:  # Not given: the setting has its say.
             maximum_timer_interval = settings.MAXIMUM_TIMER_INTERVAL
+        if maximum_timer_interval is not None and maximum_timer_interval <= timedelta(0):
+            raise ValueError(f"maximum_timer_interval must be longer than 0, not {maximum_timer_interval}")
         self._maximum_timer_interval = maximum_timer_interval
         self._codec = PayloadCodec(data_converter or configured_converter(), settings.MAX_PAYLOAD_BYTES)
         self._using = using or settings.DATABASE_ALIAS

@@ -37,6 +37,10 @@ class HeldPool:
         return max(0, self.capacity - len(self.leased))
 
     @property
+    def free_on_loop(self) -> int:
+        return self.free
+
+    @property
     def is_idle(self) -> bool:
         return not self.leased
 
