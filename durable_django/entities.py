@@ -1,5 +1,21 @@
-"""Durable entities: so far, what names them."""
+"""What durable entities are written with.
 
-from durable_django.core.entity import EntityInstanceId
+Code written for the Durable Task SDK runs after ``from durabletask import entities`` has become
+``from durable_django import entities``.
+"""
 
-__all__ = ["EntityInstanceId"]
+from durable_django.core.critical import EntityLock
+from durable_django.core.entity import (
+    DurableEntity,
+    EntityContext,
+    EntityInstanceId,
+    EntityOperationFailedException,
+)
+
+__all__ = [
+    "DurableEntity",
+    "EntityContext",
+    "EntityInstanceId",
+    "EntityLock",
+    "EntityOperationFailedException",
+]

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from durable_django.core import events
+from durable_django.core.critical import EntityLock
+from durable_django.core.entity import EntityInstanceId, make_signal
 from durable_django.core.ids import check_instance_id, check_name, child_instance_id, deterministic_uuid
 from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration
 from durable_django.core.retry import RetryPolicy
@@ -155,11 +157,13 @@ class OrchestrationContext:
 
         Raises:
             ValueError: ``instance_id`` cannot be an instance id.
+            RuntimeError: There is a critical section.
 
         Raises (when yielded):
             TaskFailedError: The child failed or was terminated, and no attempt is left.
         """
         execution = self._execution
+        execution.entities.check_child()
         name, options = execution.options.orchestrator_called(orchestrator)
         options = options or _PLAIN_ORCHESTRATOR
         if instance_id is not None:
@@ -219,6 +223,56 @@ class OrchestrationContext:
             )
         payload = self._execution.options.codec.dumps(data, f"the data of event {event_name!r}")
         self._execution.send_event(check_instance_id(instance_id), check_name("event", event_name), payload)
+
+    @overload
+    def call_entity(
+        self, entity: EntityInstanceId, operation: str, input: Any = ..., *, return_type: type[T]
+    ) -> CompletableTask[T]: ...
+
+    @overload
+    def call_entity(
+        self, entity: EntityInstanceId, operation: str, input: Any = ..., *, return_type: None = ...
+    ) -> CompletableTask[Any]: ...
+
+    def call_entity(
+        self, entity: EntityInstanceId, operation: str, input: Any = None, *, return_type: Any = None
+    ) -> CompletableTask[Any]:
+        """Call an operation of an entity; the task completes with what it returns.
+
+        Raises:
+            RuntimeError: In a critical section: the locks are not granted yet, the entity is not one of the
+                locked ones, or a call to it is under way.
+
+        Raises (when yielded):
+            EntityOperationFailedException: The operation failed.
+        """
+        call = make_signal(self._execution.options.codec, entity, operation, input, None)
+        return self._execution.entities.call(entity, operation, call.payload, return_type)
+
+    def signal_entity(
+        self,
+        entity_id: EntityInstanceId,
+        operation_name: str,
+        input: Any = None,
+        signal_time: datetime | None = None,
+    ) -> None:
+        """Send an entity an operation, at ``signal_time`` (naive is UTC) or at once, and do not wait.
+
+        Raises:
+            RuntimeError: In a critical section: the entity is one of the locked ones.
+        """
+        signal = make_signal(self._execution.options.codec, entity_id, operation_name, input, signal_time)
+        self._execution.entities.signal(entity_id, operation_name, signal.payload, signal.due)
+
+    def lock_entities(self, entities: list[EntityInstanceId]) -> CompletableTask[EntityLock]:
+        """Lock entities: ``with (yield ctx.lock_entities([...])):`` runs its block when all are locked.
+
+        They are unlocked at the end of the block, and when the orchestration ends, whatever its end.
+
+        Raises:
+            RuntimeError: There are no entities, or there is a critical section already.
+        """
+        return self._execution.entities.lock(entities)
 
     def set_custom_status(self, custom_status: Any) -> None:
         """Show ``custom_status`` in the instance's state; None clears it."""

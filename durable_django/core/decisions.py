@@ -39,7 +39,8 @@ class TurnOutcome:
     the events fed are among them; the rest the code has not seen. Scheduling events say what to create;
     timers in ``cancelled_timers`` are to be deleted, or not to be created at all. ``custom_status`` is what
     it is now, changed or not, if this execution has ever set it (``sets_custom_status``). ``waiting_for``
-    names the external events that the code waits for.
+    names the external events that the code waits for. ``may_hold_locks`` says that the code could not be
+    asked what it has locked.
     """
 
     status: OrchestrationStatus
@@ -52,6 +53,7 @@ class TurnOutcome:
     waiting_for: list[str] = field(default_factory=list)
     cancelled_timers: list[int] = field(default_factory=list)
     has_open_timers: bool = False
+    may_hold_locks: bool = False
     continue_as_new: ContinueAsNew | None = None
 
 
@@ -108,4 +110,6 @@ def describe(event: HistoryEvent) -> str:
             return f"{call}({event.target_instance_id!r}, {event.operation!r})"
         case events.EntityLockRequestedEvent():
             return f"{call}({event.lock_set!r})"
+        case events.EntityUnlockSentEvent():
+            return f"{call} for {event.target_instance_id!r}"
     return call

@@ -106,6 +106,9 @@ class FailureDetails:
         return any(_is_named(candidate, self.error_type) for candidate in _exception_classes(cause))
 
 
+NO_DETAILS = FailureDetails("the failure left no details", "durable_django.task.TaskFailedError")
+
+
 def _message(exc: BaseException) -> str:
     try:
         return str(exc)

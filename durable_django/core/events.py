@@ -336,18 +336,22 @@ class EntityOperationCalledEvent(HistoryEvent):
 class EntityOperationCompletedEvent(HistoryEvent):
     """An entity's answer to a call."""
 
-    ROW: ClassVar[Row] = Row(data="output")
+    ROW: ClassVar[Row] = Row(task_id="task_scheduled_id", data="output")
 
     request_id: str
     output: str | None = None
+    task_scheduled_id: int = -1
 
 
 @dataclass(slots=True)
 class EntityOperationFailedEvent(HistoryEvent):
     """An entity's operation failed."""
 
+    ROW: ClassVar[Row] = Row(task_id="task_scheduled_id")
+
     request_id: str
     failure_details: FailureDetails | None = None
+    task_scheduled_id: int = -1
 
 
 @dataclass(slots=True)
@@ -366,7 +370,10 @@ class EntityLockRequestedEvent(HistoryEvent):
 class EntityLockGrantedEvent(HistoryEvent):
     """All locks of a critical section are held."""
 
+    ROW: ClassVar[Row] = Row(task_id="task_scheduled_id")
+
     critical_section_id: str
+    task_scheduled_id: int = -1
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from weakref import ref
 
 from durable_django.core import events
@@ -26,11 +26,14 @@ from durable_django.core.decisions import (
     TurnOutcome,
     check_same,
 )
+from durable_django.core.entity_calls import EntityCalls
 from durable_django.core.errors import (
+    NO_DETAILS,
     FailureDetails,
     NonDeterminismError,
     OrchestrationStateError,
     OrchestratorNotRegisteredError,
+    TaskFailedError,
 )
 from durable_django.core.events import HistoryEvent
 from durable_django.core.failures import FailureLog
@@ -46,9 +49,15 @@ logger = logging.getLogger("durable_django.replay")
 _Call = events.TaskScheduledEvent | events.SubOrchestrationInstanceCreatedEvent
 _Completed = events.TaskCompletedEvent | events.SubOrchestrationInstanceCompletedEvent
 _Failed = events.TaskFailedEvent | events.SubOrchestrationInstanceFailedEvent
+_Answer = (
+    _Completed
+    | _Failed
+    | events.EntityOperationCompletedEvent
+    | events.EntityOperationFailedEvent
+    | events.EntityLockGrantedEvent
+)
 
 _NEVER = datetime.min  # noqa: DTZ901 - naive UTC
-_NO_DETAILS = FailureDetails("the failure left no details", "durable_django.task.TaskFailedError")
 
 
 @dataclass(slots=True)
@@ -100,6 +109,7 @@ class Execution:
         self._retried: dict[int, _Call] = {}
         self._failures = FailureLog()
         self._mailbox = Mailbox()
+        self.entities = EntityCalls(self)
 
         self._undecided: dict[int, Decision] = {}
         self._appended: list[HistoryEvent] = []
@@ -202,8 +212,7 @@ class Execution:
         else:
             task = RetryableTask(retry_policy, self.now, expected_type)
             self._retried[event.event_id] = event
-        self._open[event.event_id] = task
-        self._decide(event)
+        self.decide(event, task)
         return task
 
     def schedule_timer(self, fire_at: datetime, then: Callable[[], None] | None = None) -> TimerTask:
@@ -224,7 +233,7 @@ class Execution:
 
     def send_event(self, instance_id: str, name: str, payload: str | None) -> None:
         """Decide on an event for another instance."""
-        self._decide(events.EventSentEvent(self.next_task_id(), self.now, instance_id, name, input=payload))
+        self.decide(events.EventSentEvent(self.next_task_id(), self.now, instance_id, name, input=payload))
 
     def set_custom_status(self, payload: str | None) -> None:
         """Replace the custom status."""
@@ -238,9 +247,12 @@ class Execution:
 
     # ---------------------------------------------------------------- decisions
 
-    def _decide(self, event: HistoryEvent) -> None:
+    def decide(self, event: HistoryEvent, task: CompletableTask[Any] | None = None) -> None:
+        """Take a decision of the code; ``task`` is the one that its result will complete."""
         if self._sealed:
             return
+        if task is not None:
+            self._open[event.event_id] = task
         if self.is_replaying:
             self._undecided[event.event_id] = Decision(event, call_site())
         else:
@@ -271,7 +283,7 @@ class Execution:
         fire_at = self.now + longest if longest is not None and final - self.now > longest else final
         self._timers[task_id] = timer
         timer.set_cancel_handler(lambda: self._cancel_timer(task_id))
-        self._decide(events.TimerCreatedEvent(task_id, self.now, fire_at))
+        self.decide(events.TimerCreatedEvent(task_id, self.now, fire_at))
 
     def _cancel_timer(self, task_id: int) -> None:
         self._timers.pop(task_id, None)
@@ -316,7 +328,7 @@ class Execution:
         if self._body is None:
             self._finish(returned)
 
-    def _claim(self, event: _Completed | _Failed) -> CompletableTask[Any] | None:
+    def claim(self, event: _Answer) -> CompletableTask[Any] | None:
         """Take the open task that ``event`` completes."""
         task_id = event.task_scheduled_id
         task = self._open.pop(task_id, None)
@@ -327,14 +339,14 @@ class Execution:
 
     def _complete(self, event: _Completed) -> None:
         task_id = event.task_scheduled_id
-        task = self._claim(event)
+        task = self.claim(event)
         if task is not None:
             self._retried.pop(task_id, None)
             task.complete(self.options.codec.loads(event.result, task._expected_type))
 
     def _fail_task(self, event: _Failed) -> None:
         task_id = event.task_scheduled_id
-        task = self._claim(event)
+        task = self.claim(event)
         if task is None:
             return
         if isinstance(task, RetryableTask):
@@ -343,12 +355,17 @@ class Execution:
                 self._retry(task_id, task, delay)
                 return
         self._retried.pop(task_id, None)
+        what = "Activity task" if isinstance(event, events.TaskFailedEvent) else "Sub-orchestration task"
+        details = event.failure_details or NO_DETAILS
+        message = f"{self.instance_id}: {what} #{task_id} failed: {details.message}"
+        self.fail_task(task, TaskFailedError(message, details))
+
+    def fail_task(self, task: CompletableTask[Any], error: TaskFailedError) -> None:
+        """Let a task fail, and keep book of it for a rewind."""
         failure = self._failures.add(self.length - 1)
         task._on_observed = {lambda: failure.observe(self._next_decision())}
-        what = "Activity task" if isinstance(event, events.TaskFailedEvent) else "Sub-orchestration task"
-        details = event.failure_details or _NO_DETAILS
-        task.fail(f"{self.instance_id}: {what} #{task_id} failed: {details.message}", details)
-        failure.error = ref(cast(Exception, task._exception))
+        failure.error = ref(error)
+        task._settle(None, error)
 
     def _next_decision(self) -> int:
         """Return where in the history the code's next decision stands, in a replay as in a live turn."""
@@ -360,7 +377,7 @@ class Execution:
 
         def again() -> None:
             self._open[task_id] = task
-            self._decide(replace(self._retried[task_id], timestamp=self.now))
+            self.decide(replace(self._retried[task_id], timestamp=self.now))
 
         self.schedule_timer(self.now + delay, again)
 
@@ -430,6 +447,8 @@ class Execution:
         self._end_with(_End(OrchestrationStatus.FAILED, failure=failure, cause=error, trusted=trusted))
 
     def _end_with(self, end: _End) -> None:
+        if end.trusted:
+            self.entities.release()
         self._end = end
         self.close()
 
@@ -453,6 +472,7 @@ class Execution:
             waiting_for=[] if end else self._mailbox.awaited_names,
             cancelled_timers=self._cancelled_timers,
             has_open_timers=bool(self._timers),
+            may_hold_locks=end is not None and not end.trusted,
             continue_as_new=end.continue_as_new if end else None,
         )
 
@@ -473,4 +493,7 @@ _HANDLERS: dict[type[HistoryEvent], Callable[[Execution, Any], None]] = {
     events.SubOrchestrationInstanceFailedEvent: Execution._fail_task,
     events.TimerFiredEvent: Execution._fire,
     events.EventRaisedEvent: Execution._raise,
+    events.EntityOperationCompletedEvent: lambda execution, event: execution.entities.complete(event),
+    events.EntityOperationFailedEvent: lambda execution, event: execution.entities.fail(event),
+    events.EntityLockGrantedEvent: lambda execution, event: execution.entities.grant(event),
 }

@@ -9,7 +9,13 @@ from durable_django.core import events
 from durable_django.core.decisions import SCHEDULING_EVENTS
 from durable_django.core.events import HistoryEvent
 
-_AWAITED = (events.TaskScheduledEvent, events.TimerCreatedEvent, events.SubOrchestrationInstanceCreatedEvent)
+_AWAITED = (
+    events.TaskScheduledEvent,
+    events.TimerCreatedEvent,
+    events.SubOrchestrationInstanceCreatedEvent,
+    events.EntityOperationCalledEvent,
+    events.EntityLockRequestedEvent,
+)
 
 
 @dataclass(slots=True)
@@ -67,6 +73,9 @@ def completed_task_id(event: HistoryEvent) -> int | None:
             | events.TaskFailedEvent()
             | events.SubOrchestrationInstanceCompletedEvent()
             | events.SubOrchestrationInstanceFailedEvent()
+            | events.EntityOperationCompletedEvent()
+            | events.EntityOperationFailedEvent()
+            | events.EntityLockGrantedEvent()
         ):
             return event.task_scheduled_id
     return None

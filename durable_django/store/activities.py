@@ -222,13 +222,12 @@ def renew(using: str, tokens: Sequence[int], until: datetime) -> None:
 
 
 def release(using: str, tokens: Sequence[int]) -> None:
-    """Give activities back that were not started: another worker may claim them at once."""
-    present = clock.to_database(using, clock.now())
+    """Give activities back that were not started: another worker may claim them at once, in their old order."""
     _change_leases(
         using,
         tokens,
-        "visible_at = %s, lease_token = NULL, worker = NULL, deliveries = deliveries - 1",
-        [present],
+        "visible_at = created_at, lease_token = NULL, worker = NULL, deliveries = deliveries - 1",
+        [],
     )
 
 

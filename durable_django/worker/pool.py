@@ -20,6 +20,7 @@ _AHEAD_SECONDS = 0.1
 _MOST_AHEAD = 64
 _FIRST_GUESS_SECONDS = 0.02
 _CONNECTION_SECONDS = 60.0
+_PATIENCE_SECONDS = 1.0
 
 
 class ActivityPool:
@@ -46,7 +47,7 @@ class ActivityPool:
         self._seconds = _FIRST_GUESS_SECONDS
         self._queue: queue.SimpleQueue[Leased | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._waiting: dict[int, Leased] = {}
+        self._waiting: dict[int, float] = {}
         self._running: dict[int, Leased] = {}
         self._on_loop: dict[int, Leased] = {}
         self._threads: list[threading.Thread] = []
@@ -92,7 +93,7 @@ class ActivityPool:
                 asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
             else:
                 with self._lock:
-                    self._waiting[task.token] = task
+                    self._waiting[task.token] = time.monotonic()
                 self._queue.put(task)
 
     def give_back(self) -> list[int]:
@@ -101,6 +102,14 @@ class ActivityPool:
             tokens = list(self._waiting)
             self._waiting.clear()
         return tokens
+
+    def give_back_overdue(self) -> list[int]:
+        """Take out what has waited for long, as behind activities that turned out long; return its tokens."""
+        overdue = time.monotonic() - _PATIENCE_SECONDS
+        if not any(since < overdue for since in list(self._waiting.values())):
+            return []
+        self._seconds = max(self._seconds, _PATIENCE_SECONDS)  # Take in fewer from now on.
+        return self.give_back()
 
     def stop(self) -> None:
         """Let the threads end after what they are running now."""

@@ -116,6 +116,8 @@ class Upkeep(threading.Thread):
         if self._has_noted and not self._watch.is_over_slow:
             self._has_noted = False
             self.note(None)
+        if overdue := self._pool.give_back_overdue():
+            activities.release(self._using, overdue)
         slow = self._watch.slow()
         if slow is None:
             return
