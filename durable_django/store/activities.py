@@ -222,7 +222,7 @@ def renew(using: str, tokens: Sequence[int], until: datetime) -> None:
 
 
 def release(using: str, tokens: Sequence[int]) -> None:
-    """Give activities back that were not started: another worker may claim them at once, in their old order."""
+    """Give activities back that were not started: anybody may claim them at once, in their old order."""
     _change_leases(
         using,
         tokens,

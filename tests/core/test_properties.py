@@ -19,7 +19,11 @@ from tests.core.harness import RUNNING, START
 from tests.core.programs import Fate, FatefulWorld, Program, coroutine_of, generator_of, programs
 
 bounded = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
 )
 
 
@@ -51,7 +55,19 @@ def fed(
         outcome = execution.turn(START, [copy.copy(e) for e in batch])
         assert outcome.consumed == len(batch) or outcome.status is not RUNNING
         history += outcome.events
+        if outcome.status is not RUNNING:
+            break
     return history, outcome
+
+
+def in_time(history: list[HistoryEvent]) -> list[HistoryEvent]:
+    """Leave out the events right before a failure: some came with it, too late for the code to see."""
+    if not (history and isinstance(history[-1], events.ExecutionCompletedEvent)):
+        return history
+    *before, end = history
+    while before and isinstance(before[-1], events.EventRaisedEvent):
+        before.pop()
+    return [*before, end]
 
 
 def cut(items: Sequence[HistoryEvent], sizes: Sequence[int]) -> list[Sequence[HistoryEvent]]:
@@ -65,7 +81,7 @@ def cut(items: Sequence[HistoryEvent], sizes: Sequence[int]) -> list[Sequence[Hi
 
 def same(one: list[HistoryEvent], other: list[HistoryEvent]) -> bool:
     """Whether two histories are equal, but for the frames of stack traces."""
-    return [_without_trace(e) for e in one] == [_without_trace(e) for e in other]
+    return [_without_trace(e) for e in in_time(one)] == [_without_trace(e) for e in in_time(other)]
 
 
 def _without_trace(event: HistoryEvent) -> dict[str, Any]:
@@ -87,7 +103,7 @@ def test_the_batches_of_events_change_nothing(program: Program, fate: list[int],
 
     history, outcome = fed(Execution(world.instance_id, world.options), cut(arrived, sizes))
 
-    assert history == world.history
+    assert in_time(history) == in_time(world.history)
     assert (outcome.status, outcome.output, outcome.custom_status) == (
         last.status,
         last.output,
