@@ -36,6 +36,9 @@ class MessageKind(models.IntegerChoices):
     TASK_FAILED = 4, _("Activity failed")
     CHILD_COMPLETED = 5, _("Sub-orchestration completed")
     CHILD_FAILED = 6, _("Sub-orchestration failed")
+    CALL_COMPLETED = 7, _("Entity operation completed")
+    CALL_FAILED = 8, _("Entity operation failed")
+    LOCK_GRANTED = 9, _("Entity lock granted")
 
 
 class Instance(models.Model):
@@ -223,6 +226,94 @@ class ActivityTask(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} #{self.task_id}"
+
+
+class EntityOperationKind(models.IntegerChoices):
+    """What an operation in an entity's inbox is."""
+
+    SIGNAL = 1, _("Signal")
+    CALL = 2, _("Call")
+    LOCK = 3, _("Lock request")
+    RELEASE = 4, _("Release")
+
+
+class Entity(models.Model):
+    """An entity: its state, and who has locked it.
+
+    Only the entity's own turn writes the row. The lock is that of one critical section of one execution.
+    """
+
+    name = models.CharField(_("name"), max_length=NAME_LENGTH)
+    key = models.CharField(_("key"), max_length=NAME_LENGTH)
+    state = models.TextField(_("state"), null=True, blank=True)
+    lock_instance = models.ForeignKey(
+        Instance,
+        models.DO_NOTHING,
+        verbose_name=_("locked by"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="+",
+    )
+    lock_execution_id = models.CharField(
+        _("locking execution"), max_length=EXECUTION_ID_LENGTH, null=True, blank=True
+    )
+    lock_request = models.CharField(_("critical section"), max_length=NAME_LENGTH, null=True, blank=True)
+    last_modified_at = models.DateTimeField(_("last modified at"))
+
+    class Meta:
+        verbose_name = _("entity")
+        verbose_name_plural = _("entities")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["name", "key"], name="durable_entity_name_key")
+        ]
+        indexes: ClassVar = [models.Index(fields=["last_modified_at"], name="durable_entity_modified")]
+
+    def __str__(self) -> str:
+        return f"@{self.name}@{self.key}"
+
+
+class EntityOperation(models.Model):
+    """One operation in an entity's inbox, addressed by name and key: its sender never touches the entity.
+
+    ``instance``, ``execution_id`` and ``task_id`` are the caller's, for the answer; a lock request has the
+    whole ``lock_set``, and its ``position`` in it.
+    """
+
+    name = models.CharField(_("name"), max_length=NAME_LENGTH)
+    key = models.CharField(_("key"), max_length=NAME_LENGTH)
+    kind = models.SmallIntegerField(_("kind"), choices=EntityOperationKind)
+    operation = models.CharField(_("operation"), max_length=NAME_LENGTH, null=True, blank=True)
+    input = models.TextField(_("input"), null=True, blank=True)
+    instance = models.ForeignKey(
+        Instance,
+        models.DO_NOTHING,
+        verbose_name=_("sender"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="+",
+    )
+    execution_id = models.CharField(
+        _("sender's execution id"), max_length=EXECUTION_ID_LENGTH, null=True, blank=True
+    )
+    task_id = models.IntegerField(_("task id"), null=True, blank=True)
+    request = models.CharField(_("critical section"), max_length=NAME_LENGTH, null=True, blank=True)
+    lock_set = models.TextField(_("lock set"), null=True, blank=True)
+    position = models.SmallIntegerField(_("position"), default=0)
+    created_at = models.DateTimeField(_("created at"))
+    visible_at = models.DateTimeField(_("visible at"))
+
+    class Meta:
+        verbose_name = _("entity operation")
+        verbose_name_plural = _("entity operations")
+        indexes: ClassVar = [
+            models.Index(fields=["name", "key", "id"], name="durable_operation_inbox"),
+            models.Index(fields=["visible_at", "name", "key"], name="durable_operation_ready"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.operation or self.get_kind_display()} on @{self.name}@{self.key}"
 
 
 class Worker(models.Model):

@@ -17,11 +17,12 @@ from durable_django.core.ids import new_execution_id
 from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Timer
-from durable_django.store import activities, clock, inbox, instances, retention, rows
+from durable_django.store import activities, clock, inbox, instances, operations, retention, rows
 from durable_django.store.activities import Leased, NewActivity
 from durable_django.store.claims import Claimed, claim_keys
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
+from durable_django.store.operations import Address, NewOperation
 from durable_django.store.rows import any_of, columns, table
 
 _TIMER_FIELDS = ("instance", "execution_id", "task_id", "fire_at")
@@ -43,13 +44,14 @@ class Committed:
     """What follows from a batch once it is committed.
 
     ``leased`` is for this worker to run. ``unleased`` says that activities were left to whoever claims them.
-    ``touched`` are the keys of other instances that have something to do now; ``timers`` the times at which
-    instances have something to do later.
+    ``touched`` are the keys of other instances that have something to do now, ``entities`` the entities that
+    have; ``timers`` the times at which instances have something to do later.
     """
 
     leased: list[Leased] = field(default_factory=list)
     unleased: bool = False
     touched: set[int] = field(default_factory=set)
+    entities: set[Address] = field(default_factory=set)
     timers: list[tuple[datetime, int]] = field(default_factory=list)
 
 
@@ -79,6 +81,8 @@ class Batch:
         self._children: list[NewInstance] = []
         self._sent: list[events.EventSentEvent] = []
         self._messages: list[NewMessage] = []
+        self._operations: list[NewOperation] = []
+        self._unlocked: dict[int, str] = {}
         self._carriers: list[tuple[int, int]] = []
         self._progress: list[tuple[Any, ...]] = []
         self._ended: list[tuple[Any, ...]] = []
@@ -126,6 +130,7 @@ class Batch:
         rows.insert(cursor, Timer, _TIMER_FIELDS, self._timers)
         self._create_children()
         self._deliver_sent()
+        self._send_operations()
         inbox.add(cursor, self._messages, self._now)
         self._result.touched.update(message.instance for message in self._messages if not message.held)
         retention.forget_executions(cursor, self._over)
@@ -164,6 +169,10 @@ class Batch:
                 self._children.append(self._child(instance, event))
             case events.EventSentEvent():
                 self._sent.append(event)
+            case _:
+                operation = operations.of_event(event, instance.pk, instance.execution_id)
+                if operation is not None:
+                    self._operations.append(operation)
 
     def _schedule_activity(self, instance: Claimed, event: events.TaskScheduledEvent) -> None:
         queue = event.queue or instance.queue
@@ -239,6 +248,8 @@ class Batch:
         self._ended.append(
             (*progress, outcome.status.value, outcome.output, failure, progress[-1], instance.pk)
         )
+        if outcome.may_hold_locks:
+            self._unlocked[instance.pk] = instance.execution_id
         if outcome.has_open_timers:
             self._timerless.append(instance.pk)
         if instance.parent_pk is not None and instance.parent_task_id is not None:
@@ -350,6 +361,13 @@ class Batch:
             if pk is not None and status not in _TERMINAL:
                 raised = events.EventRaisedEvent(-1, self._now, event.name, event.input)
                 self._messages.append(NewMessage(pk, raised))
+
+    def _send_operations(self) -> None:
+        sent = self._operations + operations.of_open_sections(self._cursor, self._unlocked)
+        operations.add(self._cursor, sent, self._now)
+        self._result.entities.update(
+            (operation.target.entity, operation.target.key) for operation in sent if operation.due is None
+        )
 
     def _find(self, instance_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
         vendor = self._cursor.db.vendor

@@ -27,7 +27,7 @@ from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Message, MessageKind
 from durable_django.signals import orchestration_terminated
-from durable_django.store import clock, families, inbox, instances, rows, wakeup
+from durable_django.store import clock, families, inbox, instances, operations, rows, wakeup
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
@@ -329,6 +329,8 @@ def _terminate(
     record(cursor, ended)
     rows.update(cursor, Instance, _TERMINATED_FIELDS, [_ended(using, *end, output) for end in ended])
     instances.delete_work(cursor, [instance.pk for instance in live])
+    held = operations.of_open_sections(cursor, {instance.pk: instance.execution_id for instance in live})
+    operations.add(cursor, held, clock.now())
     _tell_parents(cursor, live)
 
 

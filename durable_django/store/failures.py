@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from durable_django.core import events
 from durable_django.core.errors import FailureDetails
 from durable_django.models import Instance, InstanceStatus
-from durable_django.store import clock, families, inbox, instances, wakeup
+from durable_django.store import clock, families, inbox, instances, operations, wakeup
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 
@@ -33,6 +33,8 @@ def give_up(using: str, key: int, tries: int, failure: FailureDetails) -> None:
         instance.save(using=using, update_fields=fields)
         with connections[using].cursor() as cursor:
             instances.delete_work(cursor, [key])
+            locks = operations.of_open_sections(cursor, {key: instance.execution_id})
+            operations.add(cursor, locks, now)
             inbox.add(cursor, _answers(using, instance, failure), now)
         wakeup.announce_work(using)
         wakeup.announce_changes(using, [instance.instance_id])

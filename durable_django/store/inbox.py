@@ -24,6 +24,9 @@ _EVENTS: dict[int, type[HistoryEvent]] = {
     MessageKind.TASK_FAILED: events.TaskFailedEvent,
     MessageKind.CHILD_COMPLETED: events.SubOrchestrationInstanceCompletedEvent,
     MessageKind.CHILD_FAILED: events.SubOrchestrationInstanceFailedEvent,
+    MessageKind.CALL_COMPLETED: events.EntityOperationCompletedEvent,
+    MessageKind.CALL_FAILED: events.EntityOperationFailedEvent,
+    MessageKind.LOCK_GRANTED: events.EntityLockGrantedEvent,
 }
 _KINDS = {cls: kind for kind, cls in _EVENTS.items()}
 _TIMER = 0  # Stands where a message has its kind.

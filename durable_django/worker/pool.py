@@ -8,7 +8,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from asgiref.sync import sync_to_async
 from django.db import connections
 
 from durable_django.store.activities import Leased
@@ -21,6 +23,7 @@ _MOST_AHEAD = 64
 _FIRST_GUESS_SECONDS = 0.02
 _CONNECTION_SECONDS = 60.0
 _PATIENCE_SECONDS = 1.0
+_CLOSING_SECONDS = 5.0
 
 
 class ActivityPool:
@@ -116,6 +119,9 @@ class ActivityPool:
         for _ in self._threads:
             self._queue.put(None)
         if self._loop is not None:
+            closing = asyncio.run_coroutine_threadsafe(_close_connections(), self._loop)
+            with suppress(TimeoutError):
+                closing.result(_CLOSING_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _work(self) -> None:
@@ -152,6 +158,11 @@ class ActivityPool:
             self._at_once = asyncio.Semaphore(self._concurrent)
             threading.Thread(target=self._loop.run_forever, name="durable-async", daemon=True).start()
         return self._loop, self._at_once
+
+
+async def _close_connections() -> None:
+    """Close the connections that the activities of the present event loop have made."""
+    await sync_to_async(connections.close_all)()
 
 
 def tidy_connections() -> None:

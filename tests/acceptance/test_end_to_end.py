@@ -173,7 +173,6 @@ class TestTasks:
         assert Group.objects.get().pk == pk
         left_open()
 
-    @pytest.mark.xfail(reason="the event loop's database connection outlives the worker")
     def test_async_activities_leave_no_connection_open(self, stage: Stage) -> None:
         async def save(ctx: task.ActivityContext, name: str) -> int:
             return (await Group.objects.acreate(name=name)).pk

@@ -46,7 +46,8 @@ def is_over_budget(name: str) -> bool:
     return len((ROOT / name).read_text(encoding="utf-8").splitlines()) > MAX_LINES
 
 
-@pytest.mark.parametrize("name", source_files("durable_django", "testproject", "tests"))
+# Tests are as long as what they tell: a theme's tests stay together.
+@pytest.mark.parametrize("name", source_files("durable_django", "testproject"))
 def test_file_stays_within_its_budget(name: str) -> None:
     assert not is_over_budget(name) or name in WAIVERS
 
