@@ -124,6 +124,7 @@ class Settings:
         },
     )
     ACTIVITY_THREADS: int = _key(_COUNT, 16, "How many threads a worker has for sync activities.")
+    ENTITY_THREADS: int = _key(_COUNT, 4, "How many entities of a worker perform operations at once.")
     AUTODISCOVER_MODULE: str = _key(
         _MODULE,
         "workflows",

@@ -26,7 +26,7 @@ from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
 
-_FAILURES = (MessageKind.TASK_FAILED, MessageKind.CHILD_FAILED)
+_FAILURES = (MessageKind.TASK_FAILED, MessageKind.CHILD_FAILED, MessageKind.CALL_FAILED)
 _SAVED = (
     "execution_id",
     "status",

@@ -35,6 +35,10 @@ class Served:
         versions = self.names.get(name)
         return versions is not None and (not versions or version in versions)
 
+    def takes_name(self, name: str) -> bool:
+        """Tell whether work of this name is taken, in some version."""
+        return name not in self.other_names and (self.names is None or name in self.names)
+
     def only(self, names: frozenset[str]) -> Served:
         """Return what of this has one of ``names``."""
         wanted = {name: frozenset[str]() for name in names} if self.names is None else self.names
@@ -85,3 +89,4 @@ class Scope:
 
     orchestrations: Served = field(default_factory=Served)
     activities: Served = field(default_factory=Served)
+    entities: Served = field(default_factory=Served)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from django.db import connections
@@ -17,6 +17,7 @@ from durable_django.core.registry import Registry
 from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock, wakeup
 from durable_django.store.commits import Moved
+from durable_django.store.operations import Address
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.pool import ActivityPool
 from durable_django.worker.turns import Report, TurnProcessor, Work
@@ -48,6 +49,7 @@ class TurnLoop:
     ) -> None:
         self._processor = processor
         self._pool = pool
+        self._entities_touched: Callable[[Iterable[Address]], None] = lambda _: None
         self._poll_interval = poll_interval
         self._careful = careful
         self._note = note
@@ -55,6 +57,7 @@ class TurnLoop:
         self._wake = threading.Event()
         self._results: deque[ActivityResult] = deque()
         self._keys: set[int] = set()
+        self._touched: deque[int] = deque()
         self._alone: set[int] = set()
         self._timers: list[tuple[datetime, int]] = []
         self._hinted = True
@@ -76,6 +79,15 @@ class TurnLoop:
         """Say that the tables may have something new."""
         self._hinted = True
         self._wake.set()
+
+    def touch(self, keys: Iterable[int]) -> None:
+        """Say that these instances have something to do."""
+        self._touched.extend(keys)
+        self._wake.set()
+
+    def tell_of_entities(self, receiver: Callable[[Iterable[Address]], None]) -> None:
+        """Have ``receiver`` told which entities have something to do."""
+        self._entities_touched = receiver
 
     def drain(self) -> None:
         """Take on nothing new from now on, but record what comes in."""
@@ -140,6 +152,8 @@ class TurnLoop:
             results.append(self._results.popleft())
         if self._results:
             self._wake.set()
+        while self._touched:
+            self._keys.add(self._touched.popleft())
         now = clock.now()
         while self._timers and self._timers[0][0] <= now:
             self._keys.add(heapq.heappop(self._timers)[1])
@@ -164,6 +178,7 @@ class TurnLoop:
     def _follow(self, work: Work, report: Report) -> None:
         self._pool.submit(report.leased)
         committed = report.committed
+        self._entities_touched(committed.entities)
         self._keys |= committed.touched | report.again
         self._alone |= report.alone
         self._results.extend(report.lost_results)

@@ -37,11 +37,17 @@ class ConcurrencyOptions:
         if self.maximum_concurrent_orchestration_work_items is None:
             self.maximum_concurrent_orchestration_work_items = settings.BATCH_INSTANCES
         if self.maximum_concurrent_entity_work_items is None:
-            self.maximum_concurrent_entity_work_items = settings.BATCH_INSTANCES
+            self.maximum_concurrent_entity_work_items = settings.ENTITY_THREADS
         if self.maximum_thread_pool_workers is None:
             self.maximum_thread_pool_workers = min(
                 settings.ACTIVITY_THREADS, self.maximum_concurrent_activity_work_items
             )
+
+    @property
+    def entity_threads(self) -> int:
+        """How many entities perform operations at once."""
+        assert self.maximum_concurrent_entity_work_items is not None
+        return min(self.maximum_concurrent_entity_work_items, settings.ENTITY_THREADS)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def scope_of(queues: Iterable[str] | None, filters: WorkItemFilters | None) -> S
     return Scope(
         Served(names, _names(filters.orchestrations)),
         Served(names, _names(filters.activities)),
+        Served(None, {entry.name: frozenset() for entry in filters.entities}),
     )
 
 

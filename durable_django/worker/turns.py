@@ -444,6 +444,7 @@ def _merge(total: Report, report: Report) -> None:
     total.lost_results += report.lost_results
     total.committed.unleased |= report.committed.unleased
     total.committed.touched |= report.committed.touched
+    total.committed.entities |= report.committed.entities
     total.committed.timers += report.committed.timers
 
 

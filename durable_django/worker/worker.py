@@ -21,6 +21,8 @@ from durable_django.core.serialization import DataConverter, PayloadCodec
 from durable_django.core.versioning import VersioningOptions
 from durable_django.store import activities, wakeup, workers
 from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.entities import EntityProcessor
+from durable_django.worker.entity_loop import EntityLoop
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.options import ConcurrencyOptions, WorkItemFilters, scope_of
 from durable_django.worker.pool import ActivityPool
@@ -30,6 +32,7 @@ from durable_django.worker.upkeep import Upkeep, Watch
 logger = logging.getLogger("durable_django.worker")
 
 _FROM_REGISTRY = object()
+_LOOK_SECONDS = 0.01
 
 
 class DurableTaskWorker:
@@ -150,7 +153,7 @@ class DurableTaskWorker:
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until nothing is ready and nothing runs; False when ``timeout`` seconds were not enough."""
-        return self._running is None or self._running.loop.is_idle.wait(timeout)
+        return self._running is None or self._running.wait_until_idle(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -180,8 +183,9 @@ class DurableTaskWorker:
             batch_instances=self._concurrency.maximum_concurrent_orchestration_work_items,
             watch=watch.over,
         )
+        entities = EntityProcessor(self._using, self._registry, self._codec, processor.scope.entities)
         runner = ActivityRunner(self._registry, self._codec, self._name or identity)
-        return _Parts(identity, processor, runner, watch, self._concurrency, self._poll_interval)
+        return _Parts(identity, processor, entities, runner, watch, self._concurrency, self._poll_interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +194,7 @@ class _Parts:
 
     identity: str
     processor: TurnProcessor
+    entities: EntityProcessor
     runner: ActivityRunner
     watch: Watch
     concurrency: ConcurrencyOptions
@@ -224,6 +229,13 @@ class _Running:
             careful=self._upkeep.is_careful,
             note=self._upkeep.note,
         )
+        self._entities = EntityLoop(
+            parts.entities,
+            threads=concurrency.entity_threads,
+            poll_interval=parts.poll_interval,
+            moved=self.loop.touch,
+        )
+        self.loop.tell_of_entities(self._entities.submit)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._turn, name="durable-turns", daemon=True)
         self._wakeups = ExitStack()
@@ -232,8 +244,9 @@ class _Running:
         """Enter this worker and start its threads."""
         self._upkeep.bury_dead()
         self._enter()
-        self._wakeups.enter_context(wakeup.hub(self._using).worker(self.loop.hint, listen=self._listen))
+        self._wakeups.enter_context(wakeup.hub(self._using).worker(self._hint, listen=self._listen))
         self._pool.start()
+        self._entities.start()
         self._upkeep.start()
         self._thread.start()
 
@@ -247,6 +260,7 @@ class _Running:
             # A turn that was under way has perhaps leased some more.
             activities.release(self._using, self._pool.give_back())
         self._pool.stop()
+        self._entities.stop()
         self._stopping.set()
         self.loop.drain()
         self._thread.join()
@@ -257,6 +271,23 @@ class _Running:
         self._wakeups.close()
         workers.remove(self._using, self.identity)
         wakeup.hub(self._using).work()
+
+    def wait_until_idle(self, timeout: float | None) -> bool:
+        """Wait until neither instances nor entities have anything to do."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if not self.loop.is_idle.wait(remaining):
+                return False
+            if self._entities.is_idle and self.loop.is_idle.is_set():
+                return True
+            if remaining is not None and remaining <= 0:
+                return False
+            time.sleep(_LOOK_SECONDS)
+
+    def _hint(self) -> None:
+        self.loop.hint()
+        self._entities.hint()
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)

@@ -1,0 +1,266 @@
+"""Entity turns: one transaction performs a batch of one entity's operations, with its row locked.
+
+An operation's own database writes are in that transaction: they commit with the state that belongs to them.
+that fails is rolled back by itself, to a savepoint that is made only if it uses the database at all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.db import OperationalError, connections, transaction
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.conf import settings
+from durable_django.core import events
+from durable_django.core.entity import Effects, EntityContext, EntityInstanceId, Start, perform
+from durable_django.core.errors import FailureDetails
+from durable_django.core.ids import new_execution_id
+from durable_django.core.registry import Registry
+from durable_django.core.serialization import PayloadCodec
+from durable_django.store import clock, entities, inbox, instances, operations
+from durable_django.store.entities import Holder, LockedEntity, Operation
+from durable_django.store.inbox import NewMessage
+from durable_django.store.instances import NewInstance
+from durable_django.store.operations import Address, NewOperation
+from durable_django.store.scope import Served
+
+logger = logging.getLogger("durable_django.worker")
+
+BATCH_OPERATIONS = 200
+
+
+@dataclass(slots=True)
+class EntityReport:
+    """What an entity's turn did, once it is committed.
+
+    ``instances`` and ``entities`` have something to do now. ``has_more`` says that this one may have, too.
+    """
+
+    performed: int = 0
+    instances: set[int] = field(default_factory=set)
+    entities: set[Address] = field(default_factory=set)
+    has_more: bool = False
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What the operations of one turn have led to so far."""
+
+    consumed: list[int] = field(default_factory=list)
+    messages: list[NewMessage] = field(default_factory=list)
+    sent: list[NewOperation] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    is_changed: bool = False
+
+
+class EntityProcessor:
+    """Performs the operations of entities of one database. Thread-safe: each call has its own transaction."""
+
+    def __init__(self, using: str, registry: Registry, codec: PayloadCodec, served: Served) -> None:
+        self.using = using
+        self.served = served
+        self._registry = registry
+        self._codec = codec
+
+    def ready(self, limit: int) -> list[Address]:
+        """Return entities that have something to do, the longest waiting first."""
+        return entities.ready(self.using, self.served, clock.now(), limit)
+
+    def next_due(self) -> datetime | None:
+        """Return when the next signal is due, if one is."""
+        return entities.next_due(self.using, clock.now())
+
+    def run(self, address: Address) -> EntityReport:
+        """Perform an entity's operations, if nobody else does; a batch that deadlocks, one by one.
+
+        Raises:
+            django.db.Error: The database is away, or refuses.
+        """
+        try:
+            return self._commit(address, BATCH_OPERATIONS)
+        except OperationalError:
+            if not connections[self.using].is_usable():
+                raise
+            logger.warning("The operations of @%s@%s are tried again one by one", *address, exc_info=True)
+        return self._commit(address, 1)
+
+    def _commit(self, address: Address, limit: int) -> EntityReport:
+        now = clock.now()
+        if not entities.exists(self.using, address):
+            entities.create(self.using, address, now)
+        report = EntityReport()
+        with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
+            entity = entities.lock(cursor, address)
+            if entity is None:
+                return report
+            waiting = entities.operations(cursor, entity, now, limit)
+            if waiting:
+                self._perform_all(cursor, entity, waiting, now, report)
+                report.has_more |= len(waiting) == limit
+        return report
+
+    def _perform_all(
+        self,
+        cursor: CursorWrapper,
+        entity: LockedEntity,
+        waiting: list[Operation],
+        now: datetime,
+        report: EntityReport,
+    ) -> None:
+        owners = [op.instance for op in waiting if op.kind == entities.LOCK and op.instance is not None]
+        live = entities.live_executions(cursor, owners)
+        batch = _Batch()
+        for op in waiting:
+            if entity.holder is not None and not op.is_of(entity.holder):
+                report.has_more = True  # Granted in this very batch: for others it is closed now.
+                continue
+            batch.consumed.append(op.pk)
+            if op.kind == entities.LOCK:
+                self._grant(entity, op, live, batch)
+            elif op.kind == entities.RELEASE:
+                if entity.holder == (op.instance, op.execution_id, op.request):
+                    entity.holder, batch.is_changed = None, True
+                    report.has_more = True
+                    break  # What it has held back comes before what came meanwhile.
+            else:
+                self._perform(entity, op, batch)
+        report.performed = len(batch.consumed)
+        self._write(cursor, entity, batch, now, report)
+
+    # ---------------------------------------------------------------- locks
+
+    def _grant(self, entity: LockedEntity, op: Operation, live: dict[int, str], batch: _Batch) -> None:
+        """Lock the entity for a critical section, and pass its request on to the next of the set."""
+        if op.instance is None or op.execution_id is None or op.request is None:
+            return
+        if live.get(op.instance) != op.execution_id:
+            return  # Whoever asked has ended or started over: nobody would release it.
+        entity.holder, batch.is_changed = Holder(op.instance, op.execution_id, op.request), True
+        following = op.position + 1
+        if following < len(op.lock_set):
+            batch.sent.append(
+                NewOperation(
+                    target=EntityInstanceId.parse(op.lock_set[following]),
+                    kind=entities.LOCK,
+                    instance=op.instance,
+                    execution_id=op.execution_id,
+                    task_id=op.task_id,
+                    request=op.request,
+                    lock_set=op.lock_set,
+                    position=following,
+                )
+            )
+        else:
+            granted = events.EntityLockGrantedEvent(-1, clock.now(), op.request, op.task_id or -1)
+            batch.messages.append(NewMessage(op.instance, granted, op.execution_id))
+
+    # ---------------------------------------------------------------- operations
+
+    def _perform(self, entity: LockedEntity, op: Operation, batch: _Batch) -> None:
+        context = EntityContext(
+            op.instance_id or "", op.operation or "", entity.entity_id, entity.state, self._codec
+        )
+        try:
+            with _savepoint_on_use(self.using):
+                output = self._output(context, op)
+        except Exception as error:
+            if isinstance(error, OperationalError):
+                raise  # A deadlock has taken the whole transaction.
+            self._answer(op, None, FailureDetails.from_exception(error), batch)
+            if op.kind != entities.CALL:
+                logger.warning("Signal %r to %s failed", op.operation, entity.entity_id, exc_info=True)
+            return
+        self._adopt(entity, context._effects, batch)
+        self._answer(op, output, None, batch)
+
+    def _output(self, context: EntityContext, op: Operation) -> str | None:
+        registered = self._registry.entity(context.entity_id.entity)
+        result = perform(registered, context, op.input)
+        if inspect.isawaitable(result):
+            result = async_to_sync(_awaited)(result)
+        return self._codec.dumps(result, f"the result of operation {op.operation!r}")
+
+    @staticmethod
+    def _adopt(entity: LockedEntity, effects: Effects, batch: _Batch) -> None:
+        batch.is_changed |= effects.state != entity.state
+        entity.state = effects.state
+        batch.sent += [operations.signal(sent) for sent in effects.signals]
+        batch.starts += effects.starts
+
+    @staticmethod
+    def _answer(op: Operation, output: str | None, failure: FailureDetails | None, batch: _Batch) -> None:
+        if op.kind != entities.CALL or op.instance is None or op.task_id is None:
+            return
+        event: events.HistoryEvent
+        if failure is None:
+            event = events.EntityOperationCompletedEvent(-1, clock.now(), str(op.task_id), output, op.task_id)
+        else:
+            event = events.EntityOperationFailedEvent(-1, clock.now(), str(op.task_id), failure, op.task_id)
+        batch.messages.append(NewMessage(op.instance, event, op.execution_id))
+
+    # ---------------------------------------------------------------- the end of a turn
+
+    def _write(
+        self, cursor: CursorWrapper, entity: LockedEntity, batch: _Batch, now: datetime, report: EntityReport
+    ) -> None:
+        if batch.is_changed:
+            entities.save(cursor, entity, now)
+        entities.delete_operations(cursor, batch.consumed)
+        inbox.add(cursor, batch.messages, now)
+        operations.add(cursor, batch.sent, now)
+        started = instances.add(cursor, [self._new_instance(start, now) for start in batch.starts], now)
+        report.instances = {message.instance for message in batch.messages} | set(started.values())
+        report.entities = {(sent.target.entity, sent.target.key) for sent in batch.sent if sent.due is None}
+
+    def _new_instance(self, start: Start, now: datetime) -> NewInstance:
+        registered = self._registry.orchestrators.get(start.name)
+        return NewInstance(
+            instance_id=start.instance_id,
+            execution_id=new_execution_id(),
+            name=start.name,
+            queue=(registered and registered.queue) or settings.DEFAULT_QUEUE,
+            priority=registered.priority if registered else 0,
+            version=settings.DEFAULT_VERSION,
+            input=start.payload,
+            start_at=now,
+        )
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+@contextmanager
+def _savepoint_on_use(using: str) -> Iterator[None]:
+    """Undo the block's database writes if it raises. The savepoint is made before its first query."""
+    connection = connections[using]
+    savepoint: str | None = None
+
+    def before_query(execute: Callable[..., Any], *query: Any) -> Any:
+        nonlocal savepoint
+        connection.execute_wrappers.remove(before_query)
+        savepoint = transaction.savepoint(using)
+        return execute(*query)
+
+    connection.execute_wrappers.append(before_query)
+    try:
+        yield
+    except BaseException:
+        if savepoint is not None:
+            connection.needs_rollback = False
+            transaction.savepoint_rollback(savepoint, using)
+        raise
+    else:
+        if savepoint is not None:
+            transaction.savepoint_commit(savepoint, using)
+    finally:
+        if before_query in connection.execute_wrappers:
+            connection.execute_wrappers.remove(before_query)

@@ -1,0 +1,155 @@
+"""The entity pool: one thread that looks for entities with something to do, and some that perform it."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from django.db import connections
+
+from durable_django.store import clock, wakeup
+from durable_django.store.operations import Address
+from durable_django.worker.entities import EntityProcessor, EntityReport
+from durable_django.worker.pool import tidy_connections
+
+logger = logging.getLogger("durable_django.worker")
+
+_SHORTEST_POLL = 0.02
+_OUTAGE_SECONDS = 1.0
+_BATCH_ENTITIES = 200
+
+
+class EntityLoop:
+    """Runs entities' turns, each entity in one thread at a time, so that a slow one holds up no other.
+
+    ``moved`` is told which instances have something to do now.
+    """
+
+    def __init__(
+        self,
+        processor: EntityProcessor,
+        *,
+        threads: int,
+        poll_interval: float,
+        moved: Callable[[Iterable[int]], None],
+    ) -> None:
+        self._processor = processor
+        self._poll_interval = poll_interval
+        self._moved = moved
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._queue: queue.SimpleQueue[Address | None] = queue.SimpleQueue()
+        self._queued: set[Address] = set()
+        self._again: set[Address] = set()
+        self._hinted = True
+        self._pause = _SHORTEST_POLL
+        self._has_looked = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"durable-entity-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        self._scout = threading.Thread(target=self._look, name="durable-entities", daemon=True)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in (*self._threads, self._scout):
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads after the turns that are under way, and wait for them."""
+        self._stopping.set()
+        self._wake.set()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in (self._scout, *self._threads):
+            thread.join()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is known to be ready or running."""
+        with self._lock:
+            return not (self._queued or self._hinted) and self._has_looked
+
+    def hint(self) -> None:
+        """Say that the tables may have something new."""
+        self._hinted = True
+        self._wake.set()
+
+    def submit(self, addresses: Iterable[Address]) -> None:
+        """Have entities perform their operations."""
+        with self._lock:
+            for address in addresses:
+                if address in self._queued:
+                    self._again.add(address)
+                elif self._processor.served.takes_name(address[0]):
+                    self._queued.add(address)
+                    self._queue.put(address)
+
+    # ---------------------------------------------------------------- the threads
+
+    def _look(self) -> None:
+        """Look for entities that nobody has told us of."""
+        try:
+            while not self._stopping.is_set():
+                pause = _OUTAGE_SECONDS
+                try:
+                    pause = self._look_once()
+                except Exception:
+                    logger.exception("The search for entities goes on after an error, with a new connection")
+                    connections[self._processor.using].close()
+                self._wake.wait(pause)
+                self._wake.clear()
+        finally:
+            connections.close_all()
+
+    def _look_once(self) -> float:
+        """Submit what is ready, and return how many seconds to wait before the next look."""
+        self._hinted = False
+        found = self._processor.ready(_BATCH_ENTITIES)
+        self.submit(found)
+        self._has_looked = True
+        self._pause = _SHORTEST_POLL if found else min(self._pause * 2, self._poll_interval)
+        due = None if found else self._processor.next_due()
+        if due is None:
+            return self._pause
+        return max(0.0, min(self._pause, (due - clock.now()).total_seconds()))
+
+    def _work(self) -> None:
+        try:
+            while (address := self._queue.get()) is not None:
+                if self._stopping.is_set():
+                    continue
+                report = self._run(address)
+                tidy_connections()
+                self._follow(address, report)
+        finally:
+            connections.close_all()
+
+    def _run(self, address: Address) -> EntityReport:
+        try:
+            return self._processor.run(address)
+        except Exception:
+            logger.exception("The operations of @%s@%s could not be performed", *address)
+            with suppress(Exception):
+                connections[self._processor.using].close()
+            time.sleep(_SHORTEST_POLL)
+            return EntityReport()
+
+    def _follow(self, address: Address, report: EntityReport) -> None:
+        if report.instances:
+            self._moved(report.instances)
+        if report.instances or report.entities:
+            wakeup.tell_others(self._processor.using, self.hint)
+        with self._lock:
+            self._queued.discard(address)
+            again = address in self._again
+            self._again.discard(address)
+        more = {address} if (again or report.has_more) and report.performed else set[Address]()
+        self.submit(report.entities | more)
+        if again and not report.performed:
+            self.hint()
