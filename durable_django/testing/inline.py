@@ -32,7 +32,7 @@ _SLOTS = 500
 
 
 class DrainError(DurableTaskError):
-    """There was no end of things to do."""
+    """There is no end of things to do, or no way to do them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def drain(
 
     Raises:
         DrainError: ``max_turns`` were not enough; the message names the instance that took most of them. An
-            orchestrator that calls activities for ever, without a timer in between, never comes to rest.
+            orchestrator that calls activities for ever, without a timer in between, never comes to rest. Or
+            the database refuses, again and again, what a turn writes.
     """
     inline = _InlineWorker(default_registry if registry is None else registry, using, max_turns, replay)
     try:
@@ -128,7 +129,6 @@ class _InlineWorker:
         self._runner = ActivityRunner(registry, codec, _WORKER)
         self._leased: deque[Leased] = deque()
         self._movers: Counter[tuple[str, str]] = Counter()
-        self._failed_turns = 0
         self._ran = 0
 
     def run(self) -> Drained:
@@ -166,17 +166,25 @@ class _InlineWorker:
 
     def _move_alone(self, key: int) -> set[int]:
         """Move an instance whose turn has failed, until it works or the instance is given up."""
-        while True:
+        for _ in range(settings.MAX_TRIES + 1):
             report = self._processor.run_alone(key, slots=_SLOTS)
-            self._failed_turns += len(report.alone)
             self._follow(report)
             if not report.alone:
                 return report.committed.touched
+        raise DrainError(
+            f"The turn of {self._name(key)} fails each time, and that is not the orchestrator's fault: see "
+            "the errors in the log of durable_django.worker."
+        )
+
+    def _name(self, key: int) -> str:
+        with transaction.atomic(self._using), connections[self._using].cursor() as cursor:
+            instances = claims.claim_keys(cursor, [key])
+        return f"instance {instances[0].instance_id!r}" if instances else "an instance that is gone"
 
     def _check_turns(self) -> None:
-        if self._movers.total() + self._failed_turns <= self._max_turns:
+        if self._movers.total() <= self._max_turns:
             return
-        ((instance_id, name), count), *_ = self._movers.most_common(1) or [(("?", "?"), 0)]
+        (((instance_id, name), count),) = self._movers.most_common(1)
         raise DrainError(
             f"There is still something to do after {self._max_turns} turns, {count} of them of instance "
             f"{instance_id!r} (orchestrator {name!r}). Does it go on for ever without waiting for a timer or "

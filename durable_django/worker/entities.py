@@ -1,7 +1,7 @@
 """Entity turns: one transaction performs a batch of one entity's operations, with its row locked.
 
 An operation's own database writes are in that transaction: they commit with the state that belongs to them.
-that fails is rolled back by itself, to a savepoint that is made only if it uses the database at all.
+One that fails is rolled back by itself, to a savepoint that is made only if it uses the database at all.
 """
 
 from __future__ import annotations
