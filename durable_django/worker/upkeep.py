@@ -55,8 +55,12 @@ class Watch:
         return current[0]
 
 
-class Upkeep(threading.Thread):
-    """The worker's housekeeping, in a thread and on a connection of its own."""
+class Upkeep:
+    """The worker's housekeeping: one thread watches, another keeps leases and signs of life.
+
+    Each has its own connection. On SQLite a turn that hangs keeps everybody else from writing, and the warning
+    about it must not wait for that.
+    """
 
     def __init__(
         self,
@@ -66,7 +70,6 @@ class Upkeep(threading.Thread):
         watch: Watch,
         enter: Callable[[], None],
     ) -> None:
-        super().__init__(name="durable-upkeep", daemon=True)
         self._using = using
         self._identity = identity
         self._pool = pool
@@ -75,6 +78,11 @@ class Upkeep(threading.Thread):
         self._stopped = threading.Event()
         self._careful_until = 0.0
         self._has_noted = False
+        self._beat_at = 0.0
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(work,), name=f"durable-{name}", daemon=True)
+            for name, work in (("watch", self._look_after), ("upkeep", self._keep_up))
+        ]
 
     def is_careful(self) -> bool:
         """Whether a worker has died lately, so that whoever killed it may come next."""
@@ -90,34 +98,34 @@ class Upkeep(threading.Thread):
         """Note whose code runs next, in case it kills this process."""
         workers.suspect(self._using, self._identity, instance)
 
-    def run(self) -> None:
-        """Tick until `stop`."""
-        beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
+    def start(self) -> None:
+        """Start the threads."""
+        self._beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads and wait for them."""
+        self._stopped.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _repeat(self, work: Callable[[], None]) -> None:
         try:
             while not self._stopped.wait(_TICK):
                 try:
-                    self._look_after()
-                    if time.monotonic() >= beat_at:
-                        beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
-                        self._beat()
+                    work()
                 except Exception:
                     logger.exception("Upkeep goes on after an error, with a new connection")
                     connections[self._using].close()
         finally:
             connections.close_all()
 
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stopped.set()
-        if self.is_alive():
-            self.join()
-
     def _look_after(self) -> None:
         if self._has_noted and not self._watch.is_over_slow:
             self._has_noted = False
             self.note(None)
-        if overdue := self._pool.give_back_overdue():
-            activities.release(self._using, overdue)
         slow = self._watch.slow()
         if slow is None:
             return
@@ -132,7 +140,12 @@ class Upkeep(threading.Thread):
             self._has_noted = True
             self.note(slow.pk)
 
-    def _beat(self) -> None:
+    def _keep_up(self) -> None:
+        if overdue := self._pool.give_back_overdue():
+            activities.release(self._using, overdue)
+        if time.monotonic() < self._beat_at:
+            return
+        self._beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
         until = clock.now() + timedelta(seconds=settings.LEASE_SECONDS)
         activities.renew(self._using, self._pool.tokens(), until)
         if not workers.beat(self._using, self._identity):
