@@ -58,7 +58,7 @@ class Watch:
 class Upkeep:
     """The worker's housekeeping: one thread watches, another keeps leases and signs of life.
 
-    Each has its own connection. On SQLite a turn that hangs keeps everybody else from writing, and the warning
+    Each has its own connection. On SQLite a turn that hangs keeps everybody else from writing; the warning
     about it must not wait for that.
     """
 
