@@ -40,6 +40,7 @@ def test_the_defaults() -> None:
         "BATCH_EVENTS": 5000,
         "CACHE_EXECUTIONS": 10_000,
         "ACTIVITY_THREADS": 16,
+        "ENTITY_THREADS": 4,
         "AUTODISCOVER_MODULE": "workflows",
         "SLOW_TURN_SECONDS": 1.0,
     }
