@@ -11,11 +11,13 @@ from durable_django.core.entity import (
     EntityInstanceId,
     EntityOperationFailedException,
 )
+from durable_django.core.entity_metadata import EntityMetadata
 
 __all__ = [
     "DurableEntity",
     "EntityContext",
     "EntityInstanceId",
     "EntityLock",
+    "EntityMetadata",
     "EntityOperationFailedException",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from durable_django.client.asynchronous import AsyncDurableTaskClient
 from durable_django.client.sync import DurableTaskClient
 from durable_django.client.types import (
+    CleanEntityStorageResult,
+    EntityQuery,
     OrchestrationIdReusePolicy,
     OrchestrationQuery,
     OrchestrationState,
@@ -22,8 +24,10 @@ from durable_django.core.status import OrchestrationStatus
 
 __all__ = [
     "AsyncDurableTaskClient",
+    "CleanEntityStorageResult",
     "DurableTaskClient",
     "DurableTaskError",
+    "EntityQuery",
     "OrchestrationAlreadyExistsError",
     "OrchestrationFailedError",
     "OrchestrationIdReusePolicy",
@@ -38,7 +42,9 @@ __all__ = [
 
 for _public in (
     AsyncDurableTaskClient,
+    CleanEntityStorageResult,
     DurableTaskClient,
+    EntityQuery,
     OrchestrationIdReusePolicy,
     OrchestrationQuery,
     OrchestrationState,

@@ -80,6 +80,10 @@ class AsyncDurableTaskClient:
     restart_orchestration = _awaited(DurableTaskClient.restart_orchestration)
     purge_orchestration = _awaited(DurableTaskClient.purge_orchestration)
     purge_orchestrations_by = _awaited(DurableTaskClient.purge_orchestrations_by)
+    signal_entity = _awaited(DurableTaskClient.signal_entity)
+    get_entity = _awaited(DurableTaskClient.get_entity)
+    get_all_entities = _awaited(DurableTaskClient.get_all_entities)
+    clean_entity_storage = _awaited(DurableTaskClient.clean_entity_storage)
 
     async def wait_for_orchestration_start(
         self, instance_id: str, *, fetch_payloads: bool = False, timeout: float | None = 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from django.db import connections
@@ -12,6 +12,8 @@ from durable_django import conf
 from durable_django.client.checks import check_count, check_priority, check_tags, check_time, check_version
 from durable_django.client.types import (
     DEFAULT_STATES_PAGE_SIZE,
+    CleanEntityStorageResult,
+    EntityQuery,
     OrchestrationIdReusePolicy,
     OrchestrationQuery,
     OrchestrationState,
@@ -20,6 +22,8 @@ from durable_django.client.types import (
 )
 from durable_django.client.waiting import LOOK, waiting
 from durable_django.conf import settings
+from durable_django.core.entity import EntityInstanceId, make_signal
+from durable_django.core.entity_metadata import EntityMetadata
 from durable_django.core.errors import DurableTaskError
 from durable_django.core.events import HistoryEvent
 from durable_django.core.ids import check_instance_id, check_name, new_execution_id, new_instance_id
@@ -31,7 +35,17 @@ from durable_django.core.registry import (
 )
 from durable_django.core.serialization import DataConverter, PayloadCodec
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store import clock, control, queries, rewinds, wakeup
+from durable_django.store import (
+    clock,
+    control,
+    entities,
+    entity_queries,
+    operations,
+    queries,
+    rewinds,
+    wakeup,
+)
+from durable_django.store.entity_queries import EntityRow
 from durable_django.store.instances import NewInstance
 from durable_django.store.queries import StateRow
 
@@ -339,6 +353,57 @@ class DurableTaskClient:
         )
         return PurgeInstancesResult(count, True)
 
+    # ---------------------------------------------------------------- entities
+
+    def signal_entity(
+        self,
+        entity_instance_id: EntityInstanceId,
+        operation_name: str,
+        input: Any = None,
+        signal_time: datetime | None = None,
+    ) -> None:
+        """Send an entity an operation, at ``signal_time`` (naive is UTC) or at once.
+
+        The entity comes into being by it. The signal never waits for a worker that holds the entity.
+
+        Raises:
+            PayloadError: The input is too large, or no database holds it.
+            TypeError: The input cannot be serialized, or the entity is no `EntityInstanceId`.
+            ValueError: The operation has no name.
+        """
+        sent = make_signal(self._codec, entity_instance_id, operation_name, input, signal_time)
+        operations.send(self.using, [operations.signal(sent)])
+
+    def get_entity(
+        self, entity_instance_id: EntityInstanceId, include_state: bool = True
+    ) -> EntityMetadata | None:
+        """Return what there is to know of an entity; None if it has neither a state nor a lock."""
+        found = entity_queries.find(self.using, entity_instance_id, state=include_state)
+        return None if found is None else self._metadata(found, include_state)
+
+    def get_all_entities(self, entity_query: EntityQuery | None = None) -> list[EntityMetadata]:
+        """Return every entity that the query asks for, in the order in which they came into being."""
+        query = entity_query or EntityQuery()
+        found = entity_queries.select(
+            self.using,
+            prefix=query.instance_id_starts_with or "",
+            modified_from=check_time("last_modified_from", query.last_modified_from),
+            modified_to=check_time("last_modified_to", query.last_modified_to),
+            state=query.include_state,
+            transient=query.include_transient,
+            page_size=check_count("page_size", query.page_size, entity_queries.DEFAULT_PAGE_SIZE),
+        )
+        return [self._metadata(row, query.include_state) for row in found]
+
+    def clean_entity_storage(
+        self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True
+    ) -> CleanEntityStorageResult:
+        """Delete entities without state, lock and operations; release the locks of what has ended."""
+        removed, released = entities.clean(
+            self.using, remove_empty=remove_empty_entities, release_orphans=release_orphaned_locks
+        )
+        return CleanEntityStorageResult(removed, released)
+
     # ---------------------------------------------------------------- payloads
 
     @property
@@ -356,6 +421,17 @@ class DurableTaskClient:
             row.output,
             row.custom_status,
             row.failure,
+            self._converter or conf.data_converter(),
+        )
+
+    def _metadata(self, row: EntityRow, includes_state: bool) -> EntityMetadata:
+        return EntityMetadata(
+            row.entity_id,
+            row.last_modified_at.replace(tzinfo=UTC),
+            row.backlog,
+            row.locked_by,
+            includes_state,
+            row.state,
             self._converter or conf.data_converter(),
         )
 

@@ -88,6 +88,31 @@ class OrchestrationQuery:
     fetch_inputs_and_outputs: bool = False
 
 
+@dataclass
+class EntityQuery:
+    """Which entities to return: those modified in ``[last_modified_from, last_modified_to)``.
+
+    ``instance_id_starts_with`` is the beginning of a name, or a name and the beginning of a key in the form
+    ``@name@key``. Naive times are UTC. Entities without state and lock, which an operation has left behind,
+    come only with ``include_transient``. ``page_size`` is how many are read at a time.
+    """
+
+    instance_id_starts_with: str | None = None
+    last_modified_from: datetime | None = None
+    last_modified_to: datetime | None = None
+    include_state: bool = True
+    include_transient: bool = False
+    page_size: int | None = None
+
+
+@dataclass(frozen=True)
+class CleanEntityStorageResult:
+    """How many empty entities were deleted, and how many locks of ended orchestrations released."""
+
+    empty_entities_removed: int
+    orphaned_locks_released: int
+
+
 @dataclass(frozen=True)
 class PurgeInstancesResult:
     """How many instances were deleted, and whether that were all that there are to delete."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
 from durable_django.core.entity import EntityInstanceId, Signal
 from durable_django.models import EntityOperation, EntityOperationKind
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import clock, rows
+from durable_django.store import clock, rows, wakeup
 from durable_django.store.rows import any_of, columns, table
 
 FIELDS = (
@@ -81,6 +82,13 @@ def add(cursor: CursorWrapper, new: Sequence[NewOperation], now: datetime) -> No
             for operation in new
         ],
     )
+
+
+def send(using: str, new: Sequence[NewOperation]) -> None:
+    """Put operations into inboxes in the caller's transaction, and wake workers when it is committed."""
+    with transaction.atomic(using), connections[using].cursor() as cursor:
+        add(cursor, new, clock.now())
+        wakeup.announce_work(using)
 
 
 def signal(sent: Signal, instance: int | None = None) -> NewOperation:
