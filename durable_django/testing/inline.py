@@ -1,4 +1,4 @@
-"""A worker without threads: turns and activities run in the caller's thread, connection and transaction."""
+"""A worker without threads: all that it runs, it runs in the caller's thread, connection and transaction."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from durable_django.core.errors import DurableTaskError
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.registry import Registry, default_registry
 from durable_django.core.serialization import PayloadCodec
-from durable_django.store import activities, claims, clock
+from durable_django.store import activities, claims, clock, entities
 from durable_django.store.activities import Leased
+from durable_django.store.operations import Address
 from durable_django.store.scope import Scope
 from durable_django.testing.virtual_clock import check_forward
 from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.entities import EntityProcessor
 from durable_django.worker.loop import send_activity_signals, send_orchestration_signals
 from durable_django.worker.turns import Report, TurnProcessor, Work
 
@@ -37,13 +39,16 @@ class DrainError(DurableTaskError):
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How many turns were taken and how many activities run."""
+    """How many turns were taken, how many activities run and how many operations of entities performed."""
 
     turns: int = 0
     activities: int = 0
+    operations: int = 0
 
     def __add__(self, other: Drained) -> Drained:
-        return Drained(self.turns + other.turns, self.activities + other.activities)
+        return Drained(
+            self.turns + other.turns, self.activities + other.activities, self.operations + other.operations
+        )
 
 
 def drain(
@@ -53,7 +58,7 @@ def drain(
     max_turns: int = MAX_TURNS,
     replay: bool = False,
 ) -> Drained:
-    """Run turns and activities until nothing is ready, and return how many there were.
+    """Run turns, activities and entities until nothing is ready, and return how many there were.
 
     It all happens in this thread and on its connection to ``using`` (None: the setting's alias), and, within
     ``atomic()`` or a ``TestCase``, in the transaction that is open. What waits for a time that has not come
@@ -86,8 +91,9 @@ def advance(
 ) -> Drained:
     """Let ``by`` pass, in `virtual_time`: drain, go to the next time at which something is due, and so on.
 
-    Everything happens at its own time: timers, retries, orchestrations with a ``start_at``. The clock ends up
-    exactly ``by`` later. ``max_turns`` is for each time anew; the other parameters are those of `drain`.
+    Everything happens at its own time: timers, retries, orchestrations with a ``start_at``, signals to come.
+    The clock ends up exactly ``by`` later. ``max_turns`` is for each time anew; the other parameters are
+    those of `drain`.
 
     Raises:
         DrainError: See `drain`.
@@ -111,7 +117,11 @@ def advance(
 def _next_due(using: str) -> datetime | None:
     with transaction.atomic(using), connections[using].cursor() as cursor:
         now = clock.now()
-        due = (claims.next_due(cursor, now), claims.next_visible(cursor, now))
+        due = (
+            claims.next_due(cursor, now),
+            claims.next_visible(cursor, now),
+            entities.next_due(using, now),
+        )
     return min((moment for moment in due if moment is not None), default=None)
 
 
@@ -125,11 +135,15 @@ class _InlineWorker:
         self._replay = replay
         codec = PayloadCodec(data_converter(), settings.MAX_PAYLOAD_BYTES)
         options = ExecutionOptions(registry, codec, settings.MAXIMUM_TIMER_INTERVAL)
-        self._processor = TurnProcessor(self._using, options, Scope(), worker=_WORKER)
+        scope = Scope()
+        self._processor = TurnProcessor(self._using, options, scope, worker=_WORKER)
+        self._entities = EntityProcessor(self._using, registry, codec, scope.entities)
         self._runner = ActivityRunner(registry, codec, _WORKER)
         self._leased: deque[Leased] = deque()
         self._movers: Counter[tuple[str, str]] = Counter()
+        self._operations: Counter[Address] = Counter()
         self._ran = 0
+        self._performed = 0
 
     def run(self) -> Drained:
         """Go on until a look at the tables finds nothing."""
@@ -145,8 +159,8 @@ class _InlineWorker:
             keys = report.committed.touched | report.again
             for key in report.alone:
                 keys |= self._move_alone(key)
-            if scan and not report.did_something:
-                return Drained(self._movers.total(), self._ran)
+            if scan and not report.did_something and not self._run_entities():
+                return Drained(self._movers.total(), self._ran, self._performed)
             results = report.lost_results + self._run_activities()
 
     def close(self) -> None:
@@ -189,6 +203,25 @@ class _InlineWorker:
             f"There is still something to do after {self._max_turns} turns, {count} of them of instance "
             f"{instance_id!r} (orchestrator {name!r}). Does it go on for ever without waiting for a timer or "
             "an event? If not, give a higher max_turns."
+        )
+
+    def _run_entities(self) -> int:
+        """Perform what entities have to do, and return how much that was."""
+        before = self._performed
+        for address in self._entities.ready(_SLOTS):
+            performed = self._entities.run(address).performed
+            self._performed += performed
+            self._operations[address] += performed
+        self._check_operations()
+        return self._performed - before
+
+    def _check_operations(self) -> None:
+        if self._operations.total() <= self._max_turns:
+            return
+        (((name, key), count),) = self._operations.most_common(1)
+        raise DrainError(
+            f"There is still something to do after {self._max_turns} operations, {count} of them of entity "
+            f"@{name}@{key}. Does it signal itself for ever? If not, give a higher max_turns."
         )
 
     def _run_activities(self) -> list[ActivityResult]:
