@@ -292,9 +292,11 @@ def _operation_of(cls: type, operation: str) -> Callable[..., Any]:
         for base in cls.__mro__:
             if base in (DurableEntity, object):
                 continue
-            method = vars(base).get(operation)
-            if inspect.isfunction(method):
-                return method
+            if operation in vars(base):
+                method = vars(base)[operation]
+                if inspect.isfunction(method):
+                    return method
+                break
         if operation == DELETE and issubclass(cls, DurableEntity):
             return DurableEntity.delete
     raise AttributeError(f"Entity {cls.__name__!r} has no operation {operation!r}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,24 +37,31 @@ logger = logging.getLogger("durable_django.worker")
 
 BATCH_OPERATIONS = 200
 
+BATCH_SECONDS = 1.0
+"""After this long a turn ends, with whatever it has performed: others wait for its locks."""
+
 
 @dataclass(slots=True)
 class EntityReport:
     """What an entity's turn did, once it is committed.
 
-    ``instances`` and ``entities`` have something to do now. ``has_more`` says that this one may have, too.
+    ``instances`` and ``entities`` have something to do now. ``has_more`` says that this one may have, too,
+    ``is_under_way`` that the entity was locked: what goes wrong from there on is the operations' doing.
     """
 
     performed: int = 0
     instances: set[int] = field(default_factory=set)
     entities: set[Address] = field(default_factory=set)
     has_more: bool = False
+    is_under_way: bool = False
 
 
 @dataclass(slots=True)
 class _Batch:
-    """What the operations of one turn have led to so far."""
+    """What the operations of one turn have led to so far; with a ``refusal``, no operation is performed."""
 
+    now: datetime
+    refusal: FailureDetails | None = None
     consumed: list[int] = field(default_factory=list)
     messages: list[NewMessage] = field(default_factory=list)
     sent: list[NewOperation] = field(default_factory=list)
@@ -79,70 +87,99 @@ class EntityProcessor:
         return entities.next_due(self.using, clock.now())
 
     def run(self, address: Address) -> EntityReport:
-        """Perform an entity's operations, if nobody else does; a batch that deadlocks, one by one.
+        """Perform an entity's operations, if nobody else does.
+
+        A batch that cannot be written, or deadlocks, is tried again with its first operation alone; if that
+        goes wrong as well, the operation has failed.
 
         Raises:
-            django.db.Error: The database is away, or refuses.
+            django.db.Error: The database is away, or gives no access.
         """
-        try:
-            return self._commit(address, BATCH_OPERATIONS)
-        except OperationalError:
-            if not connections[self.using].is_usable():
-                raise
-            logger.warning("The operations of @%s@%s are tried again one by one", *address, exc_info=True)
-        return self._commit(address, 1)
+        error: Exception | None = None
+        for limit in (BATCH_OPERATIONS, 1, 1):
+            report = EntityReport()
+            try:
+                self._commit(address, limit, report)
+            except Exception as raised:
+                if not report.is_under_way or not connections[self.using].is_usable():
+                    raise
+                logger.warning("An operation of @%s@%s is tried again alone", *address, exc_info=True)
+                error = raised
+            else:
+                return report
+        assert error is not None
+        report = EntityReport()
+        self._commit(address, 1, report, FailureDetails.from_exception(error))
+        return report
 
-    def _commit(self, address: Address, limit: int) -> EntityReport:
+    def _commit(
+        self, address: Address, limit: int, report: EntityReport, refusal: FailureDetails | None = None
+    ) -> None:
         now = clock.now()
         if not entities.exists(self.using, address):
             entities.create(self.using, address, now)
-        report = EntityReport()
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             entity = entities.lock(cursor, address)
             if entity is None:
-                return report
+                return
+            report.is_under_way = True
             waiting = entities.operations(cursor, entity, now, limit)
             if waiting:
-                self._perform_all(cursor, entity, waiting, now, report)
-                report.has_more |= len(waiting) == limit
-        return report
+                report.has_more = len(waiting) == limit
+                batch = _Batch(now, refusal)
+                self._perform_all(cursor, entity, waiting, batch, report)
+                self._write(cursor, entity, batch, report)
 
     def _perform_all(
         self,
         cursor: CursorWrapper,
         entity: LockedEntity,
         waiting: list[Operation],
-        now: datetime,
+        batch: _Batch,
         report: EntityReport,
     ) -> None:
         owners = [op.instance for op in waiting if op.kind == entities.LOCK and op.instance is not None]
         live = entities.live_executions(cursor, owners)
-        batch = _Batch()
+        until = time.monotonic() + BATCH_SECONDS
         for op in waiting:
             if entity.holder is not None and not op.is_of(entity.holder):
                 report.has_more = True  # Granted in this very batch: for others it is closed now.
                 continue
+            if batch.consumed and time.monotonic() > until:
+                report.has_more = True
+                return
             batch.consumed.append(op.pk)
             if op.kind == entities.LOCK:
-                self._grant(entity, op, live, batch)
+                self._grant(cursor, entity, op, live, batch)
             elif op.kind == entities.RELEASE:
                 if entity.holder == (op.instance, op.execution_id, op.request):
                     entity.holder, batch.is_changed = None, True
                     report.has_more = True
-                    break  # What it has held back comes before what came meanwhile.
+                    return  # What it has held back comes before what came meanwhile.
             else:
                 self._perform(entity, op, batch)
-        report.performed = len(batch.consumed)
-        self._write(cursor, entity, batch, now, report)
 
     # ---------------------------------------------------------------- locks
 
-    def _grant(self, entity: LockedEntity, op: Operation, live: dict[int, str], batch: _Batch) -> None:
-        """Lock the entity for a critical section, and pass its request on to the next of the set."""
+    def _grant(
+        self,
+        cursor: CursorWrapper,
+        entity: LockedEntity,
+        op: Operation,
+        live: dict[int, str],
+        batch: _Batch,
+    ) -> None:
+        """Lock the entity for a critical section, and pass its request on to the next of the set.
+
+        A request without a task is a rewound execution's, whose code is in its section already: nobody waits
+        for the grant, and the section may be over by now.
+        """
         if op.instance is None or op.execution_id is None or op.request is None:
             return
         if live.get(op.instance) != op.execution_id:
             return  # Whoever asked has ended or started over: nobody would release it.
+        if op.task_id is None and operations.is_left(cursor, op.instance, op.execution_id, op.request):
+            return
         entity.holder, batch.is_changed = Holder(op.instance, op.execution_id, op.request), True
         following = op.position + 1
         if following < len(op.lock_set):
@@ -158,22 +195,25 @@ class EntityProcessor:
                     position=following,
                 )
             )
-        else:
-            granted = events.EntityLockGrantedEvent(-1, clock.now(), op.request, op.task_id or -1)
+        elif op.task_id is not None:
+            granted = events.EntityLockGrantedEvent(-1, clock.now(), op.request, op.task_id)
             batch.messages.append(NewMessage(op.instance, granted, op.execution_id))
 
     # ---------------------------------------------------------------- operations
 
     def _perform(self, entity: LockedEntity, op: Operation, batch: _Batch) -> None:
+        if batch.refusal is not None:
+            self._answer(op, None, batch.refusal, batch)
+            return
         context = EntityContext(
             op.instance_id or "", op.operation or "", entity.entity_id, entity.state, self._codec
         )
         try:
             with _savepoint_on_use(self.using):
                 output = self._output(context, op)
-        except Exception as error:
-            if isinstance(error, OperationalError):
-                raise  # A deadlock has taken the whole transaction.
+        except (KeyboardInterrupt, MemoryError, OperationalError):
+            raise  # A deadlock, for one, has taken the whole transaction.
+        except BaseException as error:
             self._answer(op, None, FailureDetails.from_exception(error), batch)
             if op.kind != entities.CALL:
                 logger.warning("Signal %r to %s failed", op.operation, entity.entity_id, exc_info=True)
@@ -209,8 +249,10 @@ class EntityProcessor:
     # ---------------------------------------------------------------- the end of a turn
 
     def _write(
-        self, cursor: CursorWrapper, entity: LockedEntity, batch: _Batch, now: datetime, report: EntityReport
+        self, cursor: CursorWrapper, entity: LockedEntity, batch: _Batch, report: EntityReport
     ) -> None:
+        now = batch.now
+        report.performed = len(batch.consumed)
         if batch.is_changed:
             entities.save(cursor, entity, now)
         entities.delete_operations(cursor, batch.consumed)
@@ -250,17 +292,18 @@ def _savepoint_on_use(using: str) -> Iterator[None]:
         savepoint = transaction.savepoint(using)
         return execute(*query)
 
+    hooks = len(connection.run_on_commit)
     connection.execute_wrappers.append(before_query)
     try:
         yield
+        if savepoint is not None:  # What has broken the transaction and hidden it is found out here.
+            transaction.savepoint_commit(savepoint, using)
     except BaseException:
+        del connection.run_on_commit[hooks:]
         if savepoint is not None:
             connection.needs_rollback = False
             transaction.savepoint_rollback(savepoint, using)
         raise
-    else:
-        if savepoint is not None:
-            transaction.savepoint_commit(savepoint, using)
     finally:
         if before_query in connection.execute_wrappers:
             connection.execute_wrappers.remove(before_query)
