@@ -22,6 +22,7 @@ class EntityCalls:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._section = CriticalSection()
+        self._granted: set[str] = set()
         self._called: dict[int, tuple[EntityInstanceId, str]] = {}
 
     def check_child(self) -> None:
@@ -143,7 +144,10 @@ class EntityCalls:
             self._execution.fail_task(task, EntityOperationFailedException(*called, details))
 
     def grant(self, event: events.EntityLockGrantedEvent) -> None:
-        """Take in that all locks are held."""
+        """Take in that all locks are held; whoever knows it already need not hear it again."""
+        if event.critical_section_id in self._granted:
+            return
+        self._granted.add(event.critical_section_id)
         task = self._execution.claim(event)
         if task is not None and self._section.grant(event.critical_section_id):
             task.complete(EntityLock(self, event.critical_section_id))

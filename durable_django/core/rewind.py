@@ -24,12 +24,14 @@ class Rewound:
 
     ``kept`` are positions in the old history. ``open`` are the decisions, by task id, that have no result in
     what is kept: each must be under way, or is to be scheduled again. ``undone`` are the task ids of
-    decisions that are gone: whatever still runs for them is nobody's any more.
+    decisions that are gone: whatever still runs for them is nobody's any more. ``sections`` are the critical
+    sections that the code is in again: the failure has released their locks.
     """
 
     kept: list[int] = field(default_factory=list)
     open: dict[int, HistoryEvent] = field(default_factory=dict)
     undone: set[int] = field(default_factory=set)
+    sections: list[events.EntityLockRequestedEvent] = field(default_factory=list)
 
 
 def rewind(history: Sequence[HistoryEvent]) -> Rewound:
@@ -45,12 +47,13 @@ def rewind(history: Sequence[HistoryEvent]) -> Rewound:
     if isinstance(end, events.ExecutionCompletedEvent):
         failed = set(end.failed_by or ())
         undo_from = len(history) if end.undo_from is None else end.undo_from
+    released_from = _released_from(history)
     result = Rewound()
     for position, event in enumerate(history):
         if isinstance(event, events.ExecutionCompletedEvent) or position in failed:
             continue
         if type(event) in SCHEDULING_EVENTS:
-            if position >= undo_from:
+            if position >= min(undo_from, released_from):
                 result.undone.add(event.event_id)
                 continue
             if isinstance(event, _AWAITED):
@@ -60,7 +63,34 @@ def rewind(history: Sequence[HistoryEvent]) -> Rewound:
                 continue
             result.open.pop(task_id, None)
         result.kept.append(position)
+    result.sections = _open_sections([history[position] for position in result.kept])
     return result
+
+
+def _released_from(history: Sequence[HistoryEvent]) -> int:
+    """Return from where on there is nothing but the releases of the end, and the end."""
+    position = len(history)
+    while position and isinstance(
+        history[position - 1], events.EntityUnlockSentEvent | events.ExecutionCompletedEvent
+    ):
+        position -= 1
+    return position
+
+
+def _open_sections(kept: Sequence[HistoryEvent]) -> list[events.EntityLockRequestedEvent]:
+    """Return the requests of the critical sections that were entered and not left."""
+    requested: dict[str, events.EntityLockRequestedEvent] = {}
+    entered: dict[str, events.EntityLockRequestedEvent] = {}
+    for event in kept:
+        match event:
+            case events.EntityLockRequestedEvent():
+                requested[event.critical_section_id] = event
+            case events.EntityLockGrantedEvent():
+                if event.critical_section_id in requested:
+                    entered[event.critical_section_id] = requested[event.critical_section_id]
+            case events.EntityUnlockSentEvent():
+                entered.pop(event.critical_section_id, None)
+    return list(entered.values())
 
 
 def completed_task_id(event: HistoryEvent) -> int | None:

@@ -331,6 +331,8 @@ def _terminate(
     instances.delete_work(cursor, [instance.pk for instance in live])
     held = operations.of_open_sections(cursor, {instance.pk: instance.execution_id for instance in live})
     operations.add(cursor, held, clock.now())
+    if held:
+        wakeup.announce_work(using)
     _tell_parents(cursor, live)
 
 

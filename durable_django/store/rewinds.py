@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
@@ -18,15 +19,40 @@ from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExist
 from durable_django.core.ids import new_execution_id
 from durable_django.core.rewind import Rewound
 from durable_django.core.rewind import rewind as undo_failure
-from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, MessageKind, Timer
+from durable_django.models import (
+    ActivityTask,
+    EntityOperation,
+    EntityOperationKind,
+    Instance,
+    InstanceStatus,
+    Message,
+    MessageKind,
+    Timer,
+)
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import activities, clock, control, families, inbox, instances, rows, wakeup
+from durable_django.store import (
+    activities,
+    clock,
+    control,
+    families,
+    inbox,
+    instances,
+    operations,
+    rows,
+    wakeup,
+)
 from durable_django.store.activities import NewActivity
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
 
-_FAILURES = (MessageKind.TASK_FAILED, MessageKind.CHILD_FAILED, MessageKind.CALL_FAILED)
+# With the failure the locks have gone that a grant was for.
+_UNDONE = (
+    MessageKind.TASK_FAILED,
+    MessageKind.CHILD_FAILED,
+    MessageKind.CALL_FAILED,
+    MessageKind.LOCK_GRANTED,
+)
 _SAVED = (
     "execution_id",
     "status",
@@ -81,8 +107,10 @@ class _Rewind:
         """Rewind one failed instance and those of its children that its open tasks wait for."""
         old, instance.execution_id = instance.execution_id, new_execution_id()
         rewound = self._copy_history(instance, old)
+        self._withdraw_operations(instance, old)
         under_way = self._rekey_messages(instance, old, rewound) | self._rekey_work(instance, old, rewound)
         children = self._rekey_children(instance, rewound)
+        self._lock_again(instance, rewound)
         for task_id, decision in rewound.open.items():
             if task_id not in under_way:
                 self._reopen(instance, decision, children)
@@ -116,13 +144,26 @@ class _Rewind:
         control.record(self._cursor, [(instance, event)])
         return rewound
 
+    def _withdraw_operations(self, instance: Instance, old: str) -> None:
+        """Delete the calls and lock requests that wait at entities: what is still wanted is sent again.
+
+        An entity that is performing them has their rows, and is waited for: its answer is in the inbox then.
+        """
+        waiting = EntityOperation.objects.using(self._using).filter(
+            instance=instance,
+            execution_id=old,
+            kind__in=(EntityOperationKind.CALL, EntityOperationKind.LOCK),
+        )
+        keys = list(waiting.select_for_update().order_by("pk").values_list("pk", flat=True))
+        rows.delete(self._cursor, EntityOperation, "id", keys)
+
     def _rekey_messages(self, instance: Instance, old: str, rewound: Rewound) -> set[int]:
         """Keep the results of open tasks and return whose they are.
 
         A failure that the code has not seen yet is undone like the ones that it has.
         """
         waiting = Message.objects.using(self._using).filter(instance=instance, execution_id=old)
-        results = waiting.exclude(kind__in=(MessageKind.START, *_FAILURES)).filter(task_id__in=rewound.open)
+        results = waiting.exclude(kind__in=(MessageKind.START, *_UNDONE)).filter(task_id__in=rewound.open)
         answered = {task_id for task_id in results.values_list("task_id", flat=True) if task_id is not None}
         results.update(execution_id=instance.execution_id, held=False)
         waiting.delete()
@@ -168,6 +209,18 @@ class _Rewind:
 
     # ---------------------------------------------------------------- what is scheduled again
 
+    def _lock_again(self, instance: Instance, rewound: Rewound) -> None:
+        """Ask again for the locks of the critical sections that the code is in.
+
+        The request has no task, for the code has its grant already. It comes before the calls in the section.
+        """
+        requests = []
+        for section in rewound.sections:
+            request = operations.of_event(section, instance.pk, instance.execution_id)
+            assert request is not None
+            requests.append(replace(request, task_id=None))
+        operations.add(self._cursor, requests, self._now)
+
     def _reopen(
         self, instance: Instance, decision: events.HistoryEvent, children: dict[str, Instance]
     ) -> None:
@@ -187,6 +240,10 @@ class _Rewind:
                     self._go_on(instance, decision, child)
                 else:
                     self._start(instance, decision)
+            case events.EntityOperationCalledEvent() | events.EntityLockRequestedEvent():
+                operation = operations.of_event(decision, instance.pk, instance.execution_id)
+                assert operation is not None
+                operations.add(self._cursor, [operation], self._now)
 
     def _go_on(
         self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent, child: Instance
