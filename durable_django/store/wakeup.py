@@ -7,11 +7,12 @@ may be lost or sent in vain: that costs a poll, never correctness. All are sent 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache, partial
 from uuid import uuid4
 
@@ -180,14 +181,69 @@ def _work_sender(using: str) -> Callback:
     return partial(_send_work, using)
 
 
-def tell_others(using: str, but: Callback) -> None:
-    """Wake all workers ``but`` the one that calls, now: it has just committed."""
-    _send_work(using, but)
+class Outbox:
+    """Sends a worker's wake-ups, of what it has committed, from a thread: the next turn does not wait.
+
+    Until it is started, and once it is stopped, it sends them at once.
+    """
+
+    def __init__(self, using: str) -> None:
+        self._using = using
+        self._hub = hub(using)
+        self._queue: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, where there is anybody to tell."""
+        if can_listen(self._using):
+            self._thread = threading.Thread(target=self._run, name="durable-outbox", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Send what is left, and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join()
+
+    def work(self, but: Callback) -> None:
+        """Wake all workers ``but`` one: it has seen to itself."""
+        self._hub.work(but)
+        self._send([self._hub.work_payload])
+
+    def changes(self, instance_ids: Sequence[str]) -> None:
+        """Wake the clients that wait for these instances."""
+        for instance_id in instance_ids:
+            self._hub.changed(instance_id)
+        self._send([_CHANGED + instance_id for instance_id in instance_ids])
+
+    def _send(self, payloads: list[str]) -> None:
+        if not payloads or not can_listen(self._using):
+            return
+        if self._thread is None:
+            postgres.notify(self._using, CHANNEL, payloads)
+        else:
+            self._queue.put(payloads)
+
+    def _run(self) -> None:
+        try:
+            while (payloads := self._queue.get()) is not None:
+                with suppress(queue.Empty):
+                    while (more := self._queue.get_nowait()) is not None:
+                        payloads = payloads + more
+                    self._queue.put(None)
+                try:
+                    postgres.notify(self._using, CHANNEL, list(dict.fromkeys(payloads)))
+                except Exception:
+                    logger.warning("NOTIFY on %r failed; polling goes on", self._using, exc_info=True)
+                    connections[self._using].close()
+        finally:
+            connections.close_all()
 
 
-def _send_work(using: str, but: Callback | None = None) -> None:
+def _send_work(using: str) -> None:
     here = hub(using)
-    here.work(but)
+    here.work()
     if can_listen(using):
         postgres.notify(using, CHANNEL, [here.work_payload])
 

@@ -78,6 +78,11 @@ class EntityProcessor:
         self._registry = registry
         self._codec = codec
 
+    @property
+    def has_entities(self) -> bool:
+        """Whether there are entities at all."""
+        return bool(self._registry.entities)
+
     def ready(self, limit: int) -> list[Address]:
         """Return entities that have something to do, the longest waiting first."""
         return entities.ready(self.using, self.served, clock.now(), limit)

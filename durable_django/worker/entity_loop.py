@@ -36,10 +36,12 @@ class EntityLoop:
         threads: int,
         poll_interval: float,
         moved: Callable[[Iterable[int]], None],
+        outbox: wakeup.Outbox,
     ) -> None:
         self._processor = processor
         self._poll_interval = poll_interval
         self._moved = moved
+        self._outbox = outbox
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -144,7 +146,7 @@ class EntityLoop:
         if report.instances:
             self._moved(report.instances)
         if report.instances or report.entities:
-            wakeup.tell_others(self._processor.using, self.hint)
+            self._outbox.work(self.hint)
         with self._lock:
             self._queued.discard(address)
             again = address in self._again

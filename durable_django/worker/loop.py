@@ -46,6 +46,7 @@ class TurnLoop:
         poll_interval: float,
         careful: Callable[[], bool],
         note: Callable[[int | None], None],
+        outbox: wakeup.Outbox | None = None,
     ) -> None:
         self._processor = processor
         self._pool = pool
@@ -54,6 +55,7 @@ class TurnLoop:
         self._careful = careful
         self._note = note
         self._using = processor.using
+        self._outbox = outbox or wakeup.Outbox(processor.using)
         self._wake = threading.Event()
         self._results: deque[ActivityResult] = deque()
         self._keys: set[int] = set()
@@ -192,7 +194,8 @@ class TurnLoop:
             self._wake.set()
         self._hinted |= report.is_full
         if committed.unleased or report.is_full or (committed.touched and self._is_partial):
-            wakeup.tell_others(self._using, self.hint)
+            self._outbox.work(self.hint)
+        self._outbox.changes(report.changed)
         registry = self._processor.options.registry
         send_orchestration_signals(registry, self._using, report.moved)
         send_activity_signals(registry, self._using, work.results)

@@ -27,7 +27,7 @@ from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
 from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
-from durable_django.store import activities, claims, clock, failures, inbox, instances, rows, wakeup
+from durable_django.store import activities, claims, clock, failures, inbox, instances, rows
 from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Committed, Lessor, Moved
@@ -83,6 +83,15 @@ class Report:
     missed: bool = False
     more_activities: bool = False
     next_due: datetime | None = None
+
+    @property
+    def changed(self) -> list[str]:
+        """The ids of instances that have started or ended: what clients wait for."""
+        return [
+            entry.instance.instance_id
+            for entry in self.moved
+            if entry.outcome.status is not OrchestrationStatus.RUNNING or entry.instance.is_pending
+        ]
 
     @property
     def did_something(self) -> bool:
@@ -227,7 +236,6 @@ class TurnProcessor:
                     leased = activities.claim(cursor, served, self.worker, now, until, count)
                 report.more_activities |= len(leased) == count
                 report.leased = report.leased + leased
-        wakeup.announce_changes(self.using, _changed(report.moved))
 
     def _slots(self, work: Work) -> Slots:
         registered = self.options.registry.activities.values()
@@ -446,15 +454,6 @@ def _merge(total: Report, report: Report) -> None:
     total.committed.touched |= report.committed.touched
     total.committed.entities |= report.committed.entities
     total.committed.timers += report.committed.timers
-
-
-def _changed(moved: Sequence[Moved]) -> list[str]:
-    """Return the ids of instances that have started or ended: what clients wait for."""
-    return [
-        entry.instance.instance_id
-        for entry in moved
-        if entry.outcome.status is not OrchestrationStatus.RUNNING or entry.instance.is_pending
-    ]
 
 
 def _is_away(using: str, error: Exception) -> bool:

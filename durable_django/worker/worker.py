@@ -221,6 +221,7 @@ class _Running:
             threads=concurrency.maximum_thread_pool_workers,
             concurrent=concurrency.maximum_concurrent_activity_work_items,
         )
+        self._outbox = wakeup.Outbox(using)
         self._upkeep = Upkeep(using, parts.identity, self._pool, parts.watch, self._enter)
         self.loop = TurnLoop(
             parts.processor,
@@ -228,12 +229,15 @@ class _Running:
             poll_interval=parts.poll_interval,
             careful=self._upkeep.is_careful,
             note=self._upkeep.note,
+            outbox=self._outbox,
         )
+        self._has_entities = parts.entities.has_entities
         self._entities = EntityLoop(
             parts.entities,
             threads=concurrency.entity_threads,
             poll_interval=parts.poll_interval,
             moved=self.loop.touch,
+            outbox=self._outbox,
         )
         self.loop.tell_of_entities(self._entities.submit)
         self._stopping = threading.Event()
@@ -247,6 +251,7 @@ class _Running:
         self._wakeups.enter_context(wakeup.hub(self._using).worker(self._hint, listen=self._listen))
         self._pool.start()
         self._entities.start()
+        self._outbox.start()
         self._upkeep.start()
         self._thread.start()
 
@@ -268,6 +273,7 @@ class _Running:
             logger.warning("%s activities did not end in time; another worker will run them", len(left))
             activities.release(self._using, left)
         self._upkeep.stop()
+        self._outbox.stop()
         self._wakeups.close()
         workers.remove(self._using, self.identity)
         wakeup.hub(self._using).work()
@@ -287,7 +293,8 @@ class _Running:
 
     def _hint(self) -> None:
         self.loop.hint()
-        self._entities.hint()
+        if self._has_entities:  # Else it is enough to look now and then, for calls that nobody can answer.
+            self._entities.hint()
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)
