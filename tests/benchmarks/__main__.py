@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +18,8 @@ import django
 
 def main() -> None:
     """Measure, and print what came of it."""
+    # The usual end of a killed process would leave the database server running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     options = _options()
     if options.database:
         os.environ["TEST_DATABASE"] = options.database
