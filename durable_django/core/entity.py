@@ -108,11 +108,13 @@ class EntityContext:
         entity_id: EntityInstanceId,
         state: str | None,
         codec: PayloadCodec | None = None,
+        now: datetime | None = None,
     ) -> None:
         self._orchestration_id = orchestration_id
         self._operation = operation
         self._entity_id = entity_id
         self._codec = codec or PayloadCodec()
+        self._now = now
         self._effects = Effects(state)
         self._keeps_state = False
 
@@ -130,6 +132,17 @@ class EntityContext:
     def entity_id(self) -> EntityInstanceId:
         """This entity's id."""
         return self._entity_id
+
+    @property
+    def current_utc_datetime(self) -> datetime:
+        """When the operation began, naive UTC.
+
+        Raises:
+            RuntimeError: Nobody has told: the context was made by hand, without ``now``.
+        """
+        if self._now is None:
+            raise RuntimeError("This context was made without a time: give it now=.")
+        return self._now
 
     @overload
     def get_state(self, intended_type: type[T], default: T) -> T: ...
@@ -258,7 +271,7 @@ class DurableEntity:
         """Start an orchestration; see `EntityContext.schedule_new_orchestration`."""
         return self._context.schedule_new_orchestration(orchestration_name, input, instance_id)
 
-    def delete(self, input: Any = None) -> None:
+    def delete(self, input: Any = None) -> Any:
         """Clear the state."""
         self.set_state(None)
 

@@ -23,7 +23,7 @@ class EntityCalls:
         self._execution = execution
         self._section = CriticalSection()
         self._granted: set[str] = set()
-        self._called: dict[int, tuple[EntityInstanceId, str]] = {}
+        self._called: dict[int, tuple[EntityInstanceId, str, str | None]] = {}
 
     def check_child(self) -> None:
         """Check that a sub-orchestration may be started now.
@@ -44,7 +44,7 @@ class EntityCalls:
         self._section.check_call(entity)
         execution = self._execution
         task_id = execution.next_task_id()
-        self._called[task_id] = (entity, operation)
+        self._called[task_id] = (entity, operation, self._section.section_id)
         task: CompletableTask[Any] = CompletableTask(expected_type)
         execution.decide(
             events.EntityOperationCalledEvent(
@@ -141,7 +141,7 @@ class EntityCalls:
         task = self._answered(event)
         if task is not None and called is not None:
             details = event.failure_details or NO_DETAILS
-            self._execution.fail_task(task, EntityOperationFailedException(*called, details))
+            self._execution.fail_task(task, EntityOperationFailedException(called[0], called[1], details))
 
     def grant(self, event: events.EntityLockGrantedEvent) -> None:
         """Take in that all locks are held; whoever knows it already need not hear it again."""
@@ -156,6 +156,6 @@ class EntityCalls:
         self, event: events.EntityOperationCompletedEvent | events.EntityOperationFailedEvent
     ) -> CompletableTask[Any] | None:
         called = self._called.pop(event.task_scheduled_id, None)
-        if called is not None:
+        if called is not None and called[2] == self._section.section_id:
             self._section.returned(called[0])
         return self._execution.claim(event)
