@@ -211,7 +211,12 @@ class EntityProcessor:
             self._answer(op, None, batch.refusal, batch)
             return
         context = EntityContext(
-            op.instance_id or "", op.operation or "", entity.entity_id, entity.state, self._codec
+            op.instance_id or "",
+            op.operation or "",
+            entity.entity_id,
+            entity.state,
+            self._codec,
+            clock.now(),
         )
         try:
             with _savepoint_on_use(self.using):

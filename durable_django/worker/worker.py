@@ -19,6 +19,7 @@ from durable_django.core.options import DEFAULT_MAXIMUM_TIMER_INTERVAL, Executio
 from durable_django.core.registry import Registry
 from durable_django.core.serialization import DataConverter, PayloadCodec
 from durable_django.core.versioning import VersioningOptions
+from durable_django.scheduled import definitions
 from durable_django.store import activities, wakeup, workers
 from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.entities import EntityProcessor
@@ -113,6 +114,16 @@ class DurableTaskWorker:
         """Register an entity, function or class, and return its name; raises like `add_orchestrator`."""
         self._check_stopped("add_entity()")
         return self._registry.add_entity(fn, name)
+
+    def configure_scheduled_tasks(self) -> None:
+        """Register what `durable_django.scheduled` needs; once more does nothing.
+
+        Raises:
+            RuntimeError: The worker is running.
+            ValueError: A name of theirs, such as the entity ``schedule``, is taken.
+        """
+        self._check_stopped("configure_scheduled_tasks()")
+        definitions.register(self._registry)
 
     def use_versioning(self, version: VersioningOptions) -> None:
         """Set which versions of orchestrations this worker runs, and what becomes of others."""

@@ -93,7 +93,7 @@ class TestOneEntity:
         make_entity("counter", "x", '{"a":1}')
         found = client.get_entity(EntityInstanceId("counter", "x"))
         assert found is not None
-        assert found.get_typed_state(int) == {"a": 1}
+        assert found.get_typed_state() == {"a": 1}
         with pytest.raises(TypeError, match="cannot be read as int"):
             found.get_state(int)
 

@@ -20,6 +20,8 @@ from django.utils.autoreload import get_child_arguments
 
 from durable_django.conf import settings
 from durable_django.core.registry import default_registry
+from durable_django.scheduled import definitions
+from durable_django.scheduled.options import ENTITY_NAME
 from durable_django.worker import (
     ConcurrencyOptions,
     DurableTaskWorker,
@@ -163,7 +165,7 @@ class Command(BaseCommand):
             worker.start()
             identity = worker.identity
             logger.info("Worker %s started: %s", identity, _describe(using, options))
-            if not (default_registry.orchestrators or default_registry.activities):
+            if not (_own_orchestrators() or default_registry.activities or _own_entities()):
                 logger.warning(
                     "Nothing is registered: is there an installed app with a module %s?",
                     settings.AUTODISCOVER_MODULE,
@@ -208,6 +210,10 @@ def _make_worker(using: str, options: dict[str, Any]) -> DurableTaskWorker:
         poll_interval=options["poll_interval"],
         listen=False if options["no_listen"] else None,
     )
+    try:
+        worker.configure_scheduled_tasks()
+    except ValueError as error:
+        logger.warning("durable_django.scheduled is out of use: %s", error)
     if not options["all_names"]:
         worker.use_work_item_filters()
     if options["worker_version"]:
@@ -219,6 +225,15 @@ def _make_worker(using: str, options: dict[str, Any]) -> DurableTaskWorker:
             )
         )
     return worker
+
+
+def _own_orchestrators() -> set[str]:
+    """Return the project's orchestrators: without those that schedules are made of."""
+    return default_registry.orchestrators.keys() - {fn.__name__ for fn in definitions.ORCHESTRATORS}
+
+
+def _own_entities() -> set[str]:
+    return default_registry.entities.keys() - {ENTITY_NAME}
 
 
 def _queues(options: dict[str, Any]) -> list[str] | None:
@@ -234,7 +249,7 @@ def _describe(using: str, options: dict[str, Any]) -> str:
         "database": f"{using} ({connections[using].vendor})",
         "queues": "all" if queues is None else ", ".join(queues),
         "version": options["worker_version"],
-        "orchestrators": _names(default_registry.orchestrators),
+        "orchestrators": _names(_own_orchestrators()),
         "activities": _names(default_registry.activities),
         "other names": "failed" if options["all_names"] else "left to other workers",
     }
