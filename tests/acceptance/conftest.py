@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pytest
 
+from durable_django import task
 from durable_django.client import DurableTaskClient, OrchestrationState, OrchestrationStatus
 from durable_django.history import HistoryEvent
 from durable_django.worker import DurableTaskWorker
@@ -94,3 +96,45 @@ def stage(transactional_db: None, _durable_wakeups: None) -> Generator[Stage]:
     finally:
         for worker in stage.workers:
             worker.stop()
+
+
+def listener(ctx: task.OrchestrationContext, name: str) -> Generator[Any, Any, Any]:
+    """An orchestrator that waits for one event."""
+    return (yield ctx.wait_for_external_event(name))
+
+
+def started(stage: Stage, orchestrator: Function, input: Any = None, **options: Any) -> str:
+    instance_id = stage.start(orchestrator, input, **options)
+    stage.client.wait_for_orchestration_start(instance_id, timeout=TIMEOUT)
+    return instance_id
+
+
+class Machine:
+    """An activity that fails until it is mended, and one that takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.is_mended = False
+        self.runs: list[str] = []
+        self.gate = threading.Event()
+
+    @property
+    def activities(self) -> list[Function]:
+        def work(ctx: task.ActivityContext, part: str) -> str:
+            self.runs.append(part)
+            if part == "weak" and not self.is_mended:
+                raise ValueError(f"{part} broke")
+            return part.upper()
+
+        def slow(ctx: task.ActivityContext, part: str) -> str:
+            self.runs.append(part)
+            assert self.gate.wait(TIMEOUT)
+            return part.upper()
+
+        return [work, slow]
+
+
+@pytest.fixture
+def machine() -> Generator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.gate.set()

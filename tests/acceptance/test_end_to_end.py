@@ -36,7 +36,7 @@ from durable_django.history import (
 from durable_django.serialization import DataConverter, JsonDataConverter
 from durable_django.task import RetryPolicy
 from durable_django.worker import DatabaseAccessError
-from tests.acceptance.conftest import TIMEOUT, Stage, eventually
+from tests.acceptance.conftest import TIMEOUT, Stage, eventually, listener
 
 Context = task.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -53,10 +53,6 @@ def echo(ctx: task.ActivityContext, value: Any) -> Any:
 
 def boom(ctx: task.ActivityContext, message: str) -> None:
     raise ValueError(message)
-
-
-def listener(ctx: Context, name: str) -> Steps:
-    return (yield ctx.wait_for_external_event(name))
 
 
 def failure(state: OrchestrationState) -> task.FailureDetails:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Any
 
@@ -35,7 +34,7 @@ from durable_django.worker import (
     VersionMatchStrategy,
     WorkItemFilters,
 )
-from tests.acceptance.conftest import TIMEOUT, Stage, eventually
+from tests.acceptance.conftest import TIMEOUT, Machine, Stage, eventually, listener, started
 
 Context = task.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -48,53 +47,12 @@ SUSPENDED = OrchestrationStatus.SUSPENDED
 TERMINATED = OrchestrationStatus.TERMINATED
 
 
-class Machine:
-    """An activity that fails until it is mended, and one that takes until it is let go."""
-
-    def __init__(self) -> None:
-        self.is_mended = False
-        self.runs: list[str] = []
-        self.gate = threading.Event()
-
-    @property
-    def activities(self) -> list[Callable[..., Any]]:
-        def work(ctx: task.ActivityContext, part: str) -> str:
-            self.runs.append(part)
-            if part == "weak" and not self.is_mended:
-                raise ValueError(f"{part} broke")
-            return part.upper()
-
-        def slow(ctx: task.ActivityContext, part: str) -> str:
-            self.runs.append(part)
-            assert self.gate.wait(TIMEOUT)
-            return part.upper()
-
-        return [work, slow]
-
-
-@pytest.fixture
-def machine() -> Generator[Machine]:
-    machine = Machine()
-    yield machine
-    machine.gate.set()
-
-
-def listener(ctx: Context, name: str) -> Steps:
-    return (yield ctx.wait_for_external_event(name))
-
-
 def parent(ctx: Context, children: int) -> Steps:
     calls = [
         ctx.call_sub_orchestrator(listener, input="go", instance_id=f"{ctx.instance_id}-{number}")
         for number in range(children)
     ]
     return (yield task.when_all(calls))
-
-
-def started(stage: Stage, orchestrator: Callable[..., Any], input: Any = None, **options: Any) -> str:
-    instance_id = stage.start(orchestrator, input, **options)
-    stage.client.wait_for_orchestration_start(instance_id, timeout=TIMEOUT)
-    return instance_id
 
 
 def execution(stage: Stage, instance_id: str) -> str:

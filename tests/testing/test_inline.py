@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
-from django.db import connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.test import TestCase
 
 import durable_django
@@ -16,6 +17,7 @@ from durable_django import signals, task
 from durable_django.client import DurableTaskClient, OrchestrationState, OrchestrationStatus
 from durable_django.core.registry import Registry
 from durable_django.history import TimerFiredEvent
+from durable_django.store import activities
 from durable_django.testing import Drained, DrainError, VirtualClock, advance, drain, virtual_time
 
 pytestmark = pytest.mark.django_db
@@ -257,6 +259,50 @@ class TestDrain:
                 bench.drain()
         assert bench.output(instance_id) == [2, 3]
 
+    @pytest.fixture
+    def poison(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+        """Errors that the database gives to whoever calls an activity of that name."""
+        errors: dict[str, Exception] = {}
+        add = activities.add
+
+        def add_no_poison(cursor: Any, new: Any, *args: Any, **kwargs: Any) -> None:
+            for activity in new:
+                if activity.name in errors:
+                    raise errors[activity.name]
+            add(cursor, new, *args, **kwargs)
+
+        monkeypatch.setattr(activities, "add", add_no_poison)
+        return errors
+
+    def test_a_turn_that_cannot_be_written_fails_its_orchestration_alone(
+        self, bench: Bench, poison: dict[str, Exception]
+    ) -> None:
+        @bench.orchestrator
+        def poisoned(ctx: task.OrchestrationContext, _: None) -> Steps:
+            yield ctx.call_activity("poison")
+
+        @bench.orchestrator
+        def healthy(ctx: task.OrchestrationContext, _: None) -> str:
+            return "fine"
+
+        poison["poison"] = DataError("too toxic")
+        bad, good = bench.start(poisoned), bench.start(healthy)
+        bench.drain()
+        assert bench.output(good) == "fine"
+        details = bench.state(bad).failure_details
+        assert details is not None
+        assert "too toxic" in details.message
+
+    def test_a_database_that_refuses_for_ever(self, bench: Bench, poison: dict[str, Exception]) -> None:
+        @bench.orchestrator
+        def unlucky(ctx: task.OrchestrationContext, _: None) -> Steps:
+            yield ctx.call_activity("poison")
+
+        poison["poison"] = OperationalError("deadlock")
+        bench.start(unlucky, instance_id="the-unlucky")
+        with pytest.raises(DrainError, match="'the-unlucky' fails each time"):
+            bench.drain()
+
 
 class TestEndless:
     def test_activities_for_ever(self, bench: Bench) -> None:
@@ -461,3 +507,9 @@ class AnnouncementTests(TestCase):
         with transaction.atomic(), virtual_time():
             advance(2 * DAY)
         assert self.output() == "HEAR"
+
+    async def test_from_an_event_loop(self) -> None:
+        with virtual_time():
+            done = await sync_to_async(advance)(DAY)
+        assert done == Drained(turns=3, activities=1)
+        assert await sync_to_async(self.output)() == "HEAR"
