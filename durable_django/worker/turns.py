@@ -220,7 +220,8 @@ class TurnProcessor:
             for found in results.pop(instance.pk, ()):
                 if found.execution_id == instance.execution_id:
                     inbox_of.add(found.event)
-            self._feed(instance, inbox_of, now)
+            self._prepare(instance, inbox_of, now)
+        self._feed(now)
         for moved in self._outcomes():
             batch.add(moved)
             report.moved.append(moved)
@@ -328,16 +329,21 @@ class TurnProcessor:
 
     # ---------------------------------------------------------------- the code
 
-    def _feed(self, instance: Claimed, arrived: Arrived, now: datetime) -> None:
+    def _prepare(self, instance: Claimed, arrived: Arrived, now: datetime) -> None:
+        """Bring an instance that has something to do to where its history ends."""
         if instance.is_pending:
             arrived.lead(inbox.started(instance, instance.input, now))
         elif not arrived.events and not arrived.goes_on:
             return
-        execution = self._execution(instance)
-        feed = _Feed(instance, arrived, execution)
-        self._fed.append(feed)
-        with self._watch(instance), no_queries():
-            feed.outcome = execution.turn(max(now, instance.last_updated_at), arrived.events)
+        self._fed.append(_Feed(instance, arrived, self._execution(instance)))
+
+    def _feed(self, now: datetime) -> None:
+        """Run the code of all that is prepared."""
+        with no_queries():
+            for feed in self._fed:
+                with self._watch(feed.instance):
+                    present = max(now, feed.instance.last_updated_at)
+                    feed.outcome = feed.execution.turn(present, feed.arrived.events)
 
     def _execution(self, instance: Claimed) -> Execution:
         key = (instance.pk, instance.execution_id, instance.next_sequence)
