@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import durable_django
-from durable_django import task
+from durable_django import entities, task
 
 Steps = Generator[task.Task[Any], Any, Any]
 
@@ -123,6 +123,45 @@ def ponger(ctx: task.OrchestrationContext, about: dict[str, Any]) -> Steps:
         assert (yield ctx.wait_for_external_event("ping")) == number
         ctx.send_event(about["to"], "pong", data=number)
     return about["rounds"]
+
+
+# ------------------------------------------------------------------------------------- the bank
+
+
+@durable_django.entity
+class Account(entities.DurableEntity):
+    """A balance, and the ids of the transfers that have changed it."""
+
+    def __init__(self) -> None:
+        self.set_state({"balance": 100, "transfers": []})
+
+    def get_balance(self) -> int:
+        """Return the balance."""
+        return int(self.get_state()["balance"])
+
+    def set_balance(self, change: dict[str, Any]) -> None:
+        """Replace the balance: whoever read it before must have had the lock since."""
+        state = self.get_state()
+        state["balance"] = change["balance"]
+        state["transfers"].append(change["transfer"])
+        self.set_state(state)
+
+
+@durable_django.orchestrator
+def transfer(ctx: task.OrchestrationContext, order: dict[str, Any]) -> Steps:
+    """Move an amount from one account to another."""
+    source, target = (entities.EntityInstanceId("account", order[end]) for end in ("source", "target"))
+    with (yield ctx.lock_entities([source, target])):
+        balances = yield task.when_all(
+            [ctx.call_entity(source, "get_balance"), ctx.call_entity(target, "get_balance")]
+        )
+        for account, balance in (
+            (source, balances[0] - order["amount"]),
+            (target, balances[1] + order["amount"]),
+        ):
+            change = {"balance": balance, "transfer": ctx.instance_id}
+            yield ctx.call_entity(account, "set_balance", change)
+    return "moved"
 
 
 # ------------------------------------------------------------------------------------- killers
