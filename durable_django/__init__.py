@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from durable_django import client, entities, history, serialization, task, worker
+    from durable_django import client, entities, history, scheduled, serialization, task, worker
     from durable_django.client import AsyncDurableTaskClient, DurableTaskClient
     from durable_django.core.decorators import activity, entity, orchestrator
     from durable_django.core.errors import DurableTaskError
@@ -51,12 +51,13 @@ __all__ = [
     "entity",
     "history",
     "orchestrator",
+    "scheduled",
     "serialization",
     "task",
     "worker",
 ]
 
-_SUBMODULES = frozenset({"client", "entities", "history", "serialization", "task", "worker"})
+_SUBMODULES = frozenset({"client", "entities", "history", "scheduled", "serialization", "task", "worker"})
 _MODULES = {
     "ActivityWorkItemFilter": "worker",
     "AsyncDurableTaskClient": "client",

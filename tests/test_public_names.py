@@ -31,6 +31,7 @@ PUBLIC = [
     "entity",
     "history",
     "orchestrator",
+    "scheduled",
     "serialization",
     "task",
     "worker",
