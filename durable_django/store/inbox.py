@@ -152,6 +152,8 @@ def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit
     Call it with a statement of its own after the lock: one that locks and reads at once may see rows that
     another worker has consumed before it let go of the lock.
     """
+    if not claimed:
+        return {}
     by_key = {instance.pk: instance for instance in claimed}
     arrived: defaultdict[int, Arrived] = defaultdict(Arrived)
     for _, kind, pk, instance, execution_id, at, *rest in _arrivals(cursor, list(by_key), now, limit):

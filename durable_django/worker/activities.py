@@ -67,6 +67,8 @@ class ActivityRunner:
         started_at = clock.now()
         try:
             payload = self._written(leased, self._call(leased))
+        except KeyboardInterrupt:
+            raise  # In the main thread, as in drain(), it is for whoever sits at the keyboard.
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the activity's, not the worker's
             return self._result(leased, started_at, None, FailureDetails.from_exception(error))
         return self._result(leased, started_at, payload, None)

@@ -131,6 +131,7 @@ class ActivityPool:
                     if self._waiting.pop(task.token, None) is None:
                         continue  # Given back.
                     self._running[task.token] = task
+                tidy_connections()
                 started = time.perf_counter()
                 result = self._runner.run(task)
                 tidy_connections()
