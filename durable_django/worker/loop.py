@@ -172,7 +172,7 @@ class TurnLoop:
             slots=slots,
             async_slots=on_loop,
             lease_new=not self._unclaimed,
-            claim_activities=(self._unclaimed or scan) and (slots > 0 or on_loop > 0),
+            claim_activities=(self._unclaimed or scan) and self._has_slots,
         )
 
     # ---------------------------------------------------------------- what follows
@@ -190,7 +190,9 @@ class TurnLoop:
         for due, key in committed.timers:
             if len(self._timers) < _MOST_TIMERS:
                 heapq.heappush(self._timers, (due, key))
-        if self._keys or self._results or report.is_full or (self._unclaimed and self._pool.free):
+        # Where nothing was leased and nothing left to lease, an activity's end is soon enough to look again.
+        has_more = self._unclaimed and bool(report.leased or committed.unleased) and self._has_slots
+        if self._keys or self._results or report.is_full or has_more:
             self._wake.set()
         self._hinted |= report.is_full
         if committed.unleased or report.is_full or (committed.touched and self._is_partial):
@@ -199,6 +201,10 @@ class TurnLoop:
         registry = self._processor.options.registry
         send_orchestration_signals(registry, self._using, report.moved)
         send_activity_signals(registry, self._using, work.results)
+
+    @property
+    def _has_slots(self) -> bool:
+        return self._pool.free > 0 or self._pool.free_on_loop > 0
 
     @property
     def _is_partial(self) -> bool:

@@ -31,6 +31,7 @@ class HeldPool:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.capacity_on_loop: int | None = None
         self.leased: list[Leased] = []
 
     @property
@@ -39,7 +40,7 @@ class HeldPool:
 
     @property
     def free_on_loop(self) -> int:
-        return self.free
+        return self.free if self.capacity_on_loop is None else self.capacity_on_loop
 
     @property
     def is_idle(self) -> bool:
