@@ -4,7 +4,8 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
-from django.db import transaction
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
 
 from durable_django.client import (
     AsyncDurableTaskClient,
@@ -158,7 +159,9 @@ def test_the_same_is_there_for_event_loops() -> None:
             await client.signal_entity(EntityInstanceId("counter", "x"), "add", 1)
             assert await client.get_entity(EntityInstanceId("counter", "x")) is None
             await client.clean_entity_storage()
-            return [str(found.id) for found in await client.get_all_entities()]
+            found = [str(found.id) for found in await client.get_all_entities()]
+            await sync_to_async(connections.close_all)()
+            return found
 
     assert asyncio.run(use()) == []
     assert EntityOperation.objects.count() == 1

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
 
 from durable_django.client import (
     AsyncDurableTaskClient,
@@ -205,5 +206,6 @@ def test_the_same_is_there_for_event_loops() -> None:
             assert found == await schedules.get_schedule("nightly")
             await nightly.delete()
             assert await schedules.get_schedule("nightly") is None
+            await sync_to_async(connections.close_all)()
 
     asyncio.run(use())
