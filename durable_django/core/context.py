@@ -156,7 +156,7 @@ class OrchestrationContext:
         children applies: a child does not inherit its parent's.
 
         Raises:
-            ValueError: ``instance_id`` cannot be an instance id.
+            ValueError: ``instance_id`` cannot be an instance id, or ``version`` a version.
             RuntimeError: There is a critical section.
 
         Raises (when yielded):
@@ -168,6 +168,8 @@ class OrchestrationContext:
         options = options or _PLAIN_ORCHESTRATOR
         if instance_id is not None:
             check_instance_id(instance_id)
+        if version is not None:
+            check_name("version", version)
         payload = execution.options.codec.dumps(input, f"the input of orchestrator {name!r}")
         expected_type = execution.options.result_type(orchestrator, return_type)
         task_id = execution.next_task_id()

@@ -34,6 +34,7 @@ logger = logging.getLogger("durable_django.worker")
 
 _FROM_REGISTRY = object()
 _LOOK_SECONDS = 0.01
+_LEAST_JOIN_SECONDS = 5.0
 
 
 class DurableTaskWorker:
@@ -279,7 +280,8 @@ class _Running:
         self._entities.stop()
         self._stopping.set()
         self.loop.drain()
-        self._thread.join()
+        # With the database away nothing can be recorded: what is not comes again when its lease has run out.
+        self._thread.join(max(_LEAST_JOIN_SECONDS, deadline - time.monotonic()))
         if left := self._pool.tokens():
             logger.warning("%s activities did not end in time; another worker will run them", len(left))
             activities.release(self._using, left)
