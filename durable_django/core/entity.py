@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Self, TypeVar, overload
 
 from durable_django.core.annotations import input_type
-from durable_django.core.errors import FailureDetails, TaskFailedError
+from durable_django.core.errors import FailureDetails, TaskFailedError, public_in
 from durable_django.core.ids import check_instance_id, check_name, new_instance_id
 from durable_django.core.registry import EntityRegistration
 from durable_django.core.serialization import PayloadCodec
@@ -54,6 +54,7 @@ class EntityInstanceId:
         return cls(*parts)
 
 
+@public_in("durable_django.entities")
 class EntityOperationFailedException(TaskFailedError):
     """An operation that an orchestrator called has failed; ``failure_details`` are the operation's."""
 

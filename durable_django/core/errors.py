@@ -35,7 +35,7 @@ def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _public_in(facade: str) -> Callable[[_Class], _Class]:
+def public_in(facade: str) -> Callable[[_Class], _Class]:
     """Give a class the module that users import it from.
 
     A decorator rather than ``__module__`` in the class body, because `dataclass` looks the module up while it
@@ -49,7 +49,7 @@ def _public_in(facade: str) -> Callable[[_Class], _Class]:
     return decorate
 
 
-@_public_in("durable_django.task")
+@public_in("durable_django.task")
 @dataclass(frozen=True, slots=True)
 class FailureDetails:
     """What is known of a failure after the exception itself is gone.
@@ -178,12 +178,12 @@ def _same_name(left: str, right: str) -> bool:
     return _bare(left) == _bare(right)
 
 
-@_public_in("durable_django.task")
+@public_in("durable_django.task")
 class DurableTaskError(Exception):
     """Base of every error that durable_django raises on its own account."""
 
 
-@_public_in("durable_django.task")
+@public_in("durable_django.task")
 class TaskFailedError(DurableTaskError):
     """A task that an orchestrator waited for has failed; `details` describe the original error."""
 
@@ -202,37 +202,37 @@ class TaskFailedError(DurableTaskError):
         return type(self), (self.args[0], self._details)
 
 
-@_public_in("durable_django.task")
+@public_in("durable_django.task")
 class TaskCancelledError(DurableTaskError):
     """The result of a cancelled task was asked for."""
 
 
-@_public_in("durable_django.task")
+@public_in("durable_django.task")
 class NonDeterminismError(DurableTaskError):
     """An orchestrator's code no longer does what its history says that it did."""
 
 
-@_public_in("durable_django.task")
+@public_in("durable_django.task")
 class OrchestrationStateError(DurableTaskError):
     """An orchestration is not in a state that allows what was asked of it."""
 
 
-@_public_in("durable_django.client")
+@public_in("durable_django.client")
 class OrchestrationNotFoundError(DurableTaskError):
     """No orchestration has the given instance id."""
 
 
-@_public_in("durable_django.client")
+@public_in("durable_django.client")
 class OrchestrationAlreadyExistsError(DurableTaskError):
     """The instance id is taken, and the reuse policy does not allow to replace its holder."""
 
 
-@_public_in("durable_django.client")
+@public_in("durable_django.client")
 class OrchestrationStateConflictError(DurableTaskError):
     """The instance's runtime status rules the operation out."""
 
 
-@_public_in("durable_django.client")
+@public_in("durable_django.client")
 class OrchestrationFailedError(DurableTaskError):
     """An orchestration whose result was asked for has failed or was terminated."""
 
@@ -249,21 +249,21 @@ class OrchestrationFailedError(DurableTaskError):
         return type(self), (self.args[0], self._failure_details)
 
 
-@_public_in("durable_django.worker")
+@public_in("durable_django.worker")
 class OrchestratorNotRegisteredError(DurableTaskError, ValueError):
     """No orchestrator is registered under the name."""
 
 
-@_public_in("durable_django.worker")
+@public_in("durable_django.worker")
 class ActivityNotRegisteredError(DurableTaskError, ValueError):
     """No activity is registered under the name."""
 
 
-@_public_in("durable_django.worker")
+@public_in("durable_django.worker")
 class EntityNotRegisteredError(DurableTaskError, ValueError):
     """No entity is registered under the name."""
 
 
-@_public_in("durable_django.serialization")
+@public_in("durable_django.serialization")
 class PayloadError(DurableTaskError, ValueError):
     """A payload cannot be stored: too large, or text that no database holds."""
