@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from durable_django.core.entity import EntityInstanceId
-from durable_django.core.errors import _public_in
+from durable_django.core.errors import public_in
 from durable_django.core.serialization import DEFAULT_DATA_CONVERTER, DataConverter
 
 T = TypeVar("T")
 
 
-@_public_in("durable_django.entities")
+@public_in("durable_django.entities")
 @dataclass(frozen=True)
 class EntityMetadata:
     """An entity as it was when it was read.
