@@ -173,20 +173,52 @@ class TestRewind:
     ) -> None:
         def fragile(ctx: task.OrchestrationContext, _: None) -> Steps:
             with (yield ctx.lock_entities([A, B])):
-                yield ctx.call_entity(EntityInstanceId("account", "a"), "spend", 50)
-            return (yield ctx.wait_for_external_event("end"))
+                yield ctx.call_activity("missing")
+            yield ctx.wait_for_external_event("end")
 
         town.registry.add_orchestrator(fragile)
         start(fragile, None, "flow")
         town.settle()
-        assert status("flow") == InstanceStatus.FAILED
-        signal("account", "a", "add", 100)
+        _fail_activity("flow", 2)
+        town.settle()
+        assert locked() == []
+        start(holder, "a", "other")
+        town.settle()
         client.rewind_orchestration("flow")
-        town.perform("account", "a")
+        town.settle()
+        _complete_activity("flow", 2)
+        town.settle()
+        assert waiting() == ["LOCK account a", "RELEASE account a"]
+        client.raise_orchestration_event("other", "go")
+        town.settle()
+        assert output("other") == "done"
+        assert status("flow") == InstanceStatus.RUNNING
+        assert locked() == waiting() == []
+
+    def test_a_grant_that_the_code_has_not_seen_is_worth_nothing(
+        self, town: Town, client: DurableTaskClient
+    ) -> None:
+        def waiter(ctx: task.OrchestrationContext, _: None) -> Steps:
+            lock = ctx.lock_entities([A])
+            yield ctx.call_activity("missing")
+            with (yield lock):
+                return (yield ctx.call_entity(A, "get"))
+
+        town.registry.add_orchestrator(waiter)
+        start(waiter, None, "flow")
+        town.settle()
+        assert locked() == ["@account@a"]
+        _fail_activity("flow", 2)
+        town.turn()
+        assert status("flow") == InstanceStatus.FAILED
+        _send("flow", events.EntityLockGrantedEvent(-1, clock.now(), "1", 1))  # It was under way.
+        client.rewind_orchestration("flow")
+        assert waiting() == ["RELEASE account a", "LOCK account a"]
+        _complete_activity("flow", 2)
         town.turn()
         assert status("flow") == InstanceStatus.RUNNING
-        town.perform("account", "b")
         town.settle()
+        assert output("flow") == 10
         assert locked() == waiting() == []
 
     def test_what_waits_for_a_lock_asks_again(self, town: Town, client: DurableTaskClient) -> None:
@@ -247,5 +279,10 @@ def _complete_activity(instance_id: str, task_id: int) -> None:
 def _answer(instance_id: str, task_id: int, event: events.HistoryEvent) -> None:
     owner = instance(instance_id)
     assert ActivityTask.objects.filter(instance=owner, task_id=task_id).delete()[0] == 1
+    _send(instance_id, event)
+
+
+def _send(instance_id: str, event: events.HistoryEvent) -> None:
+    owner = instance(instance_id)
     with transaction.atomic(), connection.cursor() as cursor:
         inbox.add(cursor, [NewMessage(owner.pk, event, owner.execution_id)], clock.now())
