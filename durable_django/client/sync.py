@@ -236,7 +236,7 @@ class DurableTaskClient:
     ) -> OrchestrationState:
         self._check_outside_transaction()
         steps = waiting(instance_id, what, timeout)
-        with wakeup.waiter(self.using, instance_id) as hint:
+        with wakeup.waiter(self.using, instance_id, starts=what == "start") as hint:
             step = next(steps)
             try:
                 while True:

@@ -70,19 +70,21 @@ class Hub:
             self._workers.remove(callback)
 
     @contextmanager
-    def waiter(self, instance_id: str, *, listen: bool) -> Iterator[threading.Event]:
-        """Give an event that is set whenever an instance has started or ended."""
+    def waiter(self, *changes: str, listen: bool) -> Iterator[threading.Event]:
+        """Give an event that is set at each of these changes: an instance id is for its end."""
         event = threading.Event()
         with self._lock:
-            self._waiters[instance_id].append(event)
+            for change in changes:
+                self._waiters[change].append(event)
         try:
             with self._in_use(listen):
                 yield event
         finally:
             with self._lock:
-                self._waiters[instance_id].remove(event)
-                if not self._waiters[instance_id]:
-                    del self._waiters[instance_id]
+                for change in changes:
+                    self._waiters[change].remove(event)
+                    if not self._waiters[change]:
+                        del self._waiters[change]
 
     @contextmanager
     def _in_use(self, listen: bool) -> Iterator[None]:
@@ -170,10 +172,16 @@ def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
 
 
 @contextmanager
-def waiter(using: str, instance_id: str) -> Iterator[threading.Event]:
-    """Give an event that is set, as far as anybody tells, when an instance has started or ended."""
-    with hub(using).waiter(instance_id, listen=True) as event:
+def waiter(using: str, instance_id: str, *, starts: bool = False) -> Iterator[threading.Event]:
+    """Give an event that is set, as far as anybody tells, at an instance's end; at its start too, if asked."""
+    changes = (instance_id, started(instance_id)) if starts else (instance_id,)
+    with hub(using).waiter(*changes, listen=True) as event:
         yield event
+
+
+def started(instance_id: str) -> str:
+    """Return what the start of an instance is announced as; its end is announced as its id."""
+    return f"start of {instance_id}"
 
 
 @cache

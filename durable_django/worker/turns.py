@@ -27,7 +27,7 @@ from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
 from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
-from durable_django.store import activities, claims, clock, failures, inbox, instances, rows
+from durable_django.store import activities, claims, clock, failures, inbox, instances, rows, wakeup
 from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Committed, Lessor, Moved
@@ -86,9 +86,11 @@ class Report:
 
     @property
     def changed(self) -> list[str]:
-        """The ids of instances that have started or ended: what clients wait for."""
+        """What clients wait for: which instances have ended, or have started and go on."""
         return [
-            entry.instance.instance_id
+            wakeup.started(entry.instance.instance_id)
+            if entry.outcome.status is OrchestrationStatus.RUNNING
+            else entry.instance.instance_id
             for entry in self.moved
             if entry.outcome.status is not OrchestrationStatus.RUNNING or entry.instance.is_pending
         ]
