@@ -173,7 +173,7 @@ def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
 
 @contextmanager
 def waiter(using: str, instance_id: str, *, starts: bool = False) -> Iterator[threading.Event]:
-    """Give an event that is set, as far as anybody tells, at an instance's end; at its start too, if asked."""
+    """Give an event that is set, as far as anybody tells, at an instance's end; and start, if asked."""
     changes = (instance_id, started(instance_id)) if starts else (instance_id,)
     with hub(using).waiter(*changes, listen=True) as event:
         yield event
