@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from durable_django.entities import EntityContext
 from durable_django.task import ActivityContext, OrchestrationContext, Task, when_all
 
 Steps = Iterator[Task[Any]]
@@ -13,6 +14,11 @@ Steps = Iterator[Task[Any]]
 def nothing(_: ActivityContext, number: int) -> int:
     """Return the input."""
     return number
+
+
+def counter(ctx: EntityContext, amount: int) -> None:
+    """Count."""
+    ctx.set_state(ctx.get_state(int, 0) + amount)
 
 
 def chain(ctx: OrchestrationContext, length: int) -> Steps:

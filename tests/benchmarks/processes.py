@@ -12,8 +12,9 @@ from pathlib import Path
 
 from django.core.management.color import no_style
 from django.db import connection
+from django.db.models import Model
 
-from durable_django.models import ActivityTask, HistoryEvent, Instance, Message, Timer, Worker
+from durable_django import models
 from tests import databases
 
 _SECONDS_TO_ATTACH = 2.0
@@ -22,7 +23,9 @@ _SECONDS_TO_ATTACH = 2.0
 def empty_tables() -> None:
     """Delete all that earlier measurements have left."""
     tables = [
-        model._meta.db_table for model in (ActivityTask, HistoryEvent, Instance, Message, Timer, Worker)
+        model._meta.db_table
+        for model in vars(models).values()
+        if isinstance(model, type) and issubclass(model, Model) and not model._meta.abstract
     ]
     connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), tables, reset_sequences=True))
 

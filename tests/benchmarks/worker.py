@@ -22,6 +22,7 @@ def main() -> None:
     worker.add_orchestrator(orchestrations.chain)
     worker.add_orchestrator(orchestrations.fan_out)
     worker.add_activity(orchestrations.nothing)
+    worker.add_entity(orchestrations.counter)
     _say("ready")
     if sys.stdin.readline():
         _say(str(time.time()))

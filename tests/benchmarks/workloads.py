@@ -12,12 +12,14 @@ from datetime import datetime
 from django.db import transaction
 
 from durable_django.client import DurableTaskClient
+from durable_django.entities import EntityInstanceId
 from durable_django.history import ExecutionStartedEvent, TaskCompletedEvent
-from durable_django.models import Instance, InstanceStatus
+from durable_django.models import Entity, EntityOperation, Instance, InstanceStatus
 from tests.benchmarks.orchestrations import chain, fan_out
 
 _STEPS_PER_ORCHESTRATION = 3
 _EDGE = 100
+_COUNTERS = 1000
 _LOOK_SECONDS = 0.02
 _PATIENCE_SECONDS = 600.0
 
@@ -114,6 +116,31 @@ def measure_starts(count: int, _: Workers) -> Figures:
     return {"rate": count / (time.perf_counter() - started)}
 
 
+def measure_one_counter(count: int, workers: Workers) -> Figures:
+    """Time signals that wait for one entity before there is a worker."""
+    return _measure_signals(count, 1, workers)
+
+
+def measure_counters(count: int, workers: Workers) -> Figures:
+    """Time signals that wait for a thousand entities before there is a worker."""
+    return _measure_signals(count, _COUNTERS, workers)
+
+
+def _measure_signals(count: int, counters: int, workers: Workers) -> Figures:
+    client = DurableTaskClient()
+    targets = [EntityInstanceId("counter", str(number)) for number in range(counters)]
+    with transaction.atomic():
+        for number in range(count):
+            client.signal_entity(targets[number % counters], "add", 1)
+    with workers() as started_at:
+        _wait_until(lambda: not EntityOperation.objects.exists())
+        seconds = time.time() - started_at
+    counts = [int(state or 0) for state in Entity.objects.values_list("state", flat=True)]
+    if sorted(counts) != [count // counters] * counters:
+        raise RuntimeError(f"{counters} counters do not show {count // counters} each")
+    return {"rate": count / seconds}
+
+
 def _run(client: DurableTaskClient, instance_id: str) -> None:
     state = client.wait_for_orchestration_completion(
         instance_id, fetch_payloads=False, timeout=_PATIENCE_SECONDS
@@ -128,8 +155,12 @@ def _warm_up(client: DurableTaskClient) -> None:
 
 def _wait_until_finished() -> None:
     unfinished = Instance.objects.filter(status__in=[InstanceStatus.PENDING, InstanceStatus.RUNNING])
+    _wait_until(lambda: not unfinished.exists())
+
+
+def _wait_until(is_done: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
-    while unfinished.exists():
+    while not is_done():
         if time.monotonic() > give_up_at:
             raise TimeoutError(f"Not finished after {_PATIENCE_SECONDS:g} s")
         time.sleep(_LOOK_SECONDS)
@@ -190,5 +221,21 @@ WORKLOADS = (
         500,
         measure_starts,
         (Metric("rate", "throughput", "starts/s"),),
+    ),
+    Workload(
+        "one-counter",
+        "{} signals to one entity",
+        10_000,
+        1000,
+        measure_one_counter,
+        (Metric("rate", "throughput", "operations/s"),),
+    ),
+    Workload(
+        "counters",
+        "{} signals to 1,000 entities",
+        10_000,
+        1000,
+        measure_counters,
+        (Metric("rate", "throughput", "operations/s"),),
     ),
 )
