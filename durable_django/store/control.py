@@ -56,7 +56,7 @@ def start(using: str, new: NewInstance, replaceable: Collection[OrchestrationSta
         added = instances.add(cursor, [new], now)
     if not added:
         _replace(using, new, replaceable, now)
-    wakeup.announce_work(using)
+    wakeup.announce_start(using)
 
 
 def raise_event(using: str, instance_id: str, name: str, data: str | None) -> None:

@@ -25,6 +25,7 @@ logger = logging.getLogger("durable_django.wakeup")
 
 CHANNEL = "durable_django"
 _WORK = "work:"
+_START = "start:"
 _CHANGED = "changed:"
 _BEAT = 0.5
 _LINGER = 1.0
@@ -40,17 +41,25 @@ class Hub:
         self._using = using
         self._lock = threading.Lock()
         self._workers: list[Callback] = []
+        self._starters: list[Callback] = []
         self._waiters: defaultdict[str, list[threading.Event]] = defaultdict(list)
         self._listener: threading.Thread | None = None
         self._users = 0
         self._idle_since = 0.0
-        self.work_payload = f"{_WORK}{uuid4().hex}"
+        identity = uuid4().hex
+        self.work_payload = f"{_WORK}{identity}"
+        self.start_payload = f"{_START}{identity}"
 
     def work(self, but: Callback | None = None) -> None:
         """Wake the workers of this process, ``but`` one."""
         for callback in list(self._workers):
             if callback != but:
                 callback()
+
+    def start(self) -> None:
+        """Wake those workers of this process that start orchestrations."""
+        for callback in list(self._starters):
+            callback()
 
     def changed(self, instance_id: str) -> None:
         """Wake the clients of this process that wait for an instance."""
@@ -60,14 +69,21 @@ class Hub:
             event.set()
 
     @contextmanager
-    def worker(self, callback: Callback, *, listen: bool) -> Iterator[None]:
-        """Call ``callback``, from whatever thread, whenever there may be work."""
+    def worker(self, callback: Callback, *, listen: bool, starts: bool = True) -> Iterator[None]:
+        """Call ``callback``, from whatever thread, whenever there may be work.
+
+        Without ``starts``, not for orchestrations to start.
+        """
         self._workers.append(callback)
+        if starts:
+            self._starters.append(callback)
         try:
             with self._in_use(listen):
                 yield
         finally:
             self._workers.remove(callback)
+            if starts:
+                self._starters.remove(callback)
 
     @contextmanager
     def waiter(self, *changes: str, listen: bool) -> Iterator[threading.Event]:
@@ -127,10 +143,12 @@ class Hub:
                 time.sleep(_RETRY)
 
     def _receive(self, payload: str | None) -> None:
-        if payload == self.work_payload:
+        if payload in (self.work_payload, self.start_payload):
             return  # Our own, and told already.
         if payload is not None and payload.startswith(_WORK):
             self.work()
+        elif payload is not None and payload.startswith(_START):
+            self.start()
         elif payload is not None:
             self.changed(payload.removeprefix(_CHANGED))
 
@@ -156,7 +174,15 @@ def can_listen(using: str) -> bool:
 
 def announce_work(using: str) -> None:
     """Wake workers once the present transaction is committed."""
-    send = _work_sender(using)
+    _announce(using, _work_sender(using))
+
+
+def announce_start(using: str) -> None:
+    """Wake workers that start orchestrations, once the present transaction is committed."""
+    _announce(using, _start_sender(using))
+
+
+def _announce(using: str, send: Callback) -> None:
     connection = connections[using]
     pending = connection.run_on_commit
     # Once a transaction is enough, as long as no rollback to a savepoint can take that one back.
@@ -187,6 +213,11 @@ def started(instance_id: str) -> str:
 @cache
 def _work_sender(using: str) -> Callback:
     return partial(_send_work, using)
+
+
+@cache
+def _start_sender(using: str) -> Callback:
+    return partial(_send_start, using)
 
 
 class Outbox:
@@ -254,6 +285,13 @@ def _send_work(using: str) -> None:
     here.work()
     if can_listen(using):
         postgres.notify(using, CHANNEL, [here.work_payload])
+
+
+def _send_start(using: str) -> None:
+    here = hub(using)
+    here.start()
+    if can_listen(using):
+        postgres.notify(using, CHANNEL, [here.start_payload])
 
 
 def _send_changes(using: str, instance_ids: Sequence[str]) -> None:

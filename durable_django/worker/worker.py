@@ -260,7 +260,10 @@ class _Running:
         """Enter this worker and start its threads."""
         self._upkeep.bury_dead()
         self._enter()
-        self._wakeups.enter_context(wakeup.hub(self._using).worker(self._hint, listen=self._listen))
+        hub = wakeup.hub(self._using)
+        self._wakeups.enter_context(hub.worker(self.loop.hint, listen=self._listen))
+        if self._has_entities:  # Else it is enough to look now and then, for calls that nobody can answer.
+            self._wakeups.enter_context(hub.worker(self._entities.hint, listen=self._listen, starts=False))
         self._pool.start()
         self._entities.start()
         self._outbox.start()
@@ -303,11 +306,6 @@ class _Running:
             if remaining is not None and remaining <= 0:
                 return False
             time.sleep(_LOOK_SECONDS)
-
-    def _hint(self) -> None:
-        self.loop.hint()
-        if self._has_entities:  # Else it is enough to look now and then, for calls that nobody can answer.
-            self._entities.hint()
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)
