@@ -169,7 +169,7 @@ def next_due(cursor: CursorWrapper, now: datetime) -> datetime | None:
         f" WHERE status = {InstanceStatus.PENDING.value} AND start_at > %s",
         [present, present],
     )
-    times = [_moment(value) for (value,) in cursor.fetchall() if value is not None]
+    times = [clock.from_orm(value) for (value,) in cursor.fetchall() if value is not None]
     return min(times, default=None)
 
 
@@ -182,10 +182,5 @@ def next_visible(cursor: CursorWrapper, now: datetime) -> datetime | None:
         f" UNION ALL SELECT MIN(visible_at) FROM {table(ActivityTask, vendor)} WHERE visible_at > %s",
         [present, present],
     )
-    times = [_moment(value) for (value,) in cursor.fetchall() if value is not None]
+    times = [clock.from_orm(value) for (value,) in cursor.fetchall() if value is not None]
     return min(times, default=None)
-
-
-def _moment(value: datetime | str) -> datetime:
-    # SQLite gives an aggregate's datetime as text: it knows types of columns alone.
-    return clock.from_orm(datetime.fromisoformat(value) if isinstance(value, str) else value)

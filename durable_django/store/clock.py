@@ -59,8 +59,13 @@ def naive(value: datetime) -> datetime:
     return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 
-def from_orm(value: datetime) -> datetime:
-    """Return a datetime that the ORM or a raw cursor has read as naive UTC."""
+def from_orm(value: datetime | str) -> datetime:
+    """Return a datetime that the ORM or a raw cursor has read as naive UTC.
+
+    SQLite gives those of aggregates and unions as text: it knows types of columns alone.
+    """
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
     if value.tzinfo is None and not settings.USE_TZ:
         value = timezone.make_aware(value)
     return naive(value)

@@ -164,7 +164,7 @@ def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit
         elif kind == MessageKind.START:
             _start(inbox, owner, (kind, pk), now, rest)
         elif kind == _TIMER:
-            inbox.add(events.TimerFiredEvent(-1, now, _moment(at), rest[0]), (kind, pk))
+            inbox.add(events.TimerFiredEvent(-1, now, clock.from_orm(at), rest[0]), (kind, pk))
         else:
             event = rows.event_from_columns(now, rows.kind_of(_EVENTS[kind]), *rest)
             inbox.add(event, (kind, pk))
@@ -227,8 +227,3 @@ def delete(cursor: CursorWrapper, carriers: Sequence[tuple[int, int]]) -> None:
     """Delete the rows that carried consumed events."""
     rows.delete(cursor, Message, "id", sorted({pk for kind, pk in carriers if kind != _TIMER}))
     rows.delete(cursor, Timer, "id", sorted({pk for kind, pk in carriers if kind == _TIMER}))
-
-
-def _moment(value: datetime | str) -> datetime:
-    # SQLite gives datetimes of a union as text: it knows types of columns alone.
-    return clock.from_orm(datetime.fromisoformat(value) if isinstance(value, str) else value)
