@@ -97,6 +97,12 @@ class Settings:
         "Whether workers and waiting clients use LISTEN and NOTIFY on PostgreSQL. "
         "False behind a connection pooler in transaction mode.",
     )
+    PIPELINE: bool = _key(
+        _FLAG,
+        True,
+        "Whether small turns on PostgreSQL go through a pipeline of prepared statements, with LISTEN only. "
+        "False behind a connection pooler that does not know prepared statements.",
+    )
     LEASE_SECONDS: float = _key(
         _SECONDS, 60, "Seconds after which an activity of a silent worker goes to another one."
     )

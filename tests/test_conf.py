@@ -32,6 +32,7 @@ def test_the_defaults() -> None:
         "MAXIMUM_TIMER_INTERVAL": timedelta(days=3),
         "POLL_INTERVAL": 1.0,
         "LISTEN": True,
+        "PIPELINE": True,
         "LEASE_SECONDS": 60,
         "HEARTBEAT_SECONDS": 10,
         "SHUTDOWN_GRACE_SECONDS": 25,

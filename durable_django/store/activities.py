@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -181,27 +181,28 @@ def _lease(cursor: CursorWrapper, updates: list[tuple[Any, ...]]) -> None:
     )
 
 
-def record(cursor: CursorWrapper, tokens: Sequence[int]) -> list[Recorded]:
-    """Delete finished activities by lease token and return those that were there.
+def record(cursor: CursorWrapper, tokens: Sequence[int]) -> Callable[[], list[Recorded]]:
+    """Delete finished activities by lease token; what is returned gives those that were there.
 
     A token without a row has been taken over, or its instance has been terminated: that result is nobody's.
     The execution id comes from the row: a rewind may have given the activity to a new execution meanwhile.
     """
     if not tokens:
-        return []
+        return list
     vendor = cursor.db.vendor
     activity = table(ActivityTask, vendor)
     fields = ("lease_token", "instance", "execution_id", "task_id")
     condition, parameters = any_of(vendor, "lease_token", tokens)
     if vendor == "postgresql":
         # Locked in one order everywhere: whoever terminates an instance locks its activities too.
-        cursor.execute(
+        deleted = rows.ask(
+            cursor,
             f"WITH ours AS (SELECT id FROM {activity} WHERE {condition} ORDER BY id FOR UPDATE)"
             f" DELETE FROM {activity} a USING ours WHERE a.id = ours.id"
             f" RETURNING {columns(ActivityTask, fields, vendor, 'a.')}",
             parameters,
         )
-        return [Recorded(*row) for row in cursor.fetchall()]
+        return lambda: [Recorded(*row) for row in deleted()]
     lock = " FOR UPDATE" if cursor.db.features.has_select_for_update else ""
     cursor.execute(
         f"SELECT id, {columns(ActivityTask, fields, vendor)} FROM {activity}"
@@ -210,7 +211,7 @@ def record(cursor: CursorWrapper, tokens: Sequence[int]) -> list[Recorded]:
     )
     found = cursor.fetchall()
     rows.delete(cursor, ActivityTask, "id", [row[0] for row in found])
-    return [Recorded(*row[1:]) for row in found]
+    return lambda: [Recorded(*row[1:]) for row in found]
 
 
 def renew(using: str, tokens: Sequence[int], until: datetime) -> None:
@@ -241,7 +242,7 @@ def _change_leases(using: str, tokens: Sequence[int], change: str, values: list[
     vendor = connections[using].vendor
     activity = table(ActivityTask, vendor)
     lock = "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
-    for batch in _batches(tokens):
+    for batch in rows.batched(tokens, 500):
         condition, parameters = any_of(vendor, "lease_token", batch)
         with transaction.atomic(using), connections[using].cursor() as cursor:
             cursor.execute(f"SELECT id FROM {activity} WHERE {condition} ORDER BY id{lock}", parameters)
@@ -249,8 +250,3 @@ def _change_leases(using: str, tokens: Sequence[int], change: str, values: list[
             if keys:
                 in_keys, more = any_of(vendor, "id", keys)
                 cursor.execute(f"UPDATE {activity} SET {change} WHERE {in_keys}", [*values, *more])
-
-
-def _batches(items: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -7,7 +7,7 @@ would starve: the oldest two hundred may belong to instances that nobody can mov
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, Timer
-from durable_django.store import clock
+from durable_django.store import clock, rows
 from durable_django.store.rows import any_of, column, table
 from durable_django.store.scope import Served
 
@@ -104,7 +104,7 @@ def _lock(vendor: str) -> str:
     return "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
 
 
-def _claimed(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
+def _claimed(found: Iterable[Sequence[Any]]) -> list[Claimed]:
     return [
         Claimed._make(
             (
@@ -117,18 +117,24 @@ def _claimed(rows: Iterable[Sequence[Any]]) -> list[Claimed]:
                 *row[16:],
             )
         )
-        for row in rows
+        for row in found
     ]
 
 
-def claim_keys(cursor: CursorWrapper, keys: Sequence[int]) -> list[Claimed]:
+def claim_keys(cursor: CursorWrapper, keys: Iterable[int]) -> list[Claimed]:
     """Lock these instances, whatever their state, but for those that somebody else holds."""
-    if not keys:
-        return []
+    return ask_keys(cursor, keys)()
+
+
+def ask_keys(cursor: CursorWrapper, keys: Iterable[int]) -> Callable[[], list[Claimed]]:
+    """Do what `claim_keys` does; what is returned gives the instances."""
+    ordered = sorted(keys)
+    if not ordered:
+        return list
     vendor = cursor.db.vendor
-    condition, parameters = any_of(vendor, "i.id", sorted(keys))
-    cursor.execute(f"{_select(vendor)}{condition} ORDER BY i.id{_lock(vendor)}", parameters)
-    return _claimed(cursor.fetchall())
+    condition, parameters = any_of(vendor, "i.id", ordered)
+    found = rows.ask(cursor, f"{_select(vendor)}{condition} ORDER BY i.id{_lock(vendor)}", parameters)
+    return lambda: _claimed(found())
 
 
 def claim_pending(cursor: CursorWrapper, served: Served, now: datetime, limit: int) -> list[Claimed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -152,12 +152,28 @@ def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit
     Call it with a statement of its own after the lock: one that locks and reads at once may see rows that
     another worker has consumed before it let go of the lock.
     """
-    if not claimed:
-        return {}
+    return ask(cursor, [instance.pk for instance in claimed], now, limit)(claimed)
+
+
+def ask(
+    cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int
+) -> Callable[[Sequence[Claimed]], dict[int, Arrived]]:
+    """Do what `read` does, for instances that are being locked; what is returned takes those that are."""
+    if not keys:
+        return lambda _: {}
+    found = _arrivals(cursor, keys, now, limit)
+    return lambda claimed: _sorted_in(found(), claimed, now)
+
+
+def _sorted_in(
+    found: Iterable[Sequence[Any]], claimed: Sequence[Claimed], now: datetime
+) -> dict[int, Arrived]:
     by_key = {instance.pk: instance for instance in claimed}
     arrived: defaultdict[int, Arrived] = defaultdict(Arrived)
-    for _, kind, pk, instance, execution_id, at, *rest in _arrivals(cursor, list(by_key), now, limit):
-        owner = by_key[instance]
+    for _, kind, pk, instance, execution_id, at, *rest in found:
+        owner = by_key.get(instance)
+        if owner is None:
+            continue
         inbox = arrived[instance]
         if execution_id is not None and execution_id != owner.execution_id:
             inbox.stale.append((kind, pk))
@@ -171,12 +187,13 @@ def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit
     return dict(arrived)
 
 
-def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int) -> list[tuple[Any, ...]]:
+def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int) -> rows.Answer:
     vendor = cursor.db.vendor
     condition, parameters = any_of(vendor, "instance_id", keys)
     present = clock.to_database(cursor.db.alias, now)
     not_held = "NOT held" if vendor == "postgresql" else "held = 0"
-    cursor.execute(
+    return rows.ask(
+        cursor,
         f"SELECT CASE WHEN kind = {MessageKind.START.value} THEN 0 ELSE 1 END, kind, id, instance_id,"
         f" execution_id, visible_at, task_id, name, data, attributes FROM {table(Message, vendor)}"
         f" WHERE {condition} AND {not_held} AND visible_at <= %s"
@@ -185,8 +202,6 @@ def _arrivals(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: 
         " ORDER BY 1, 6, 2 DESC, 3 LIMIT %s",
         [*parameters, present, *parameters, present, limit],
     )
-    found: list[tuple[Any, ...]] = cursor.fetchall()
-    return found
 
 
 def _start(inbox: Arrived, owner: Claimed, carrier: tuple[int, int], now: datetime, rest: list[Any]) -> None:

@@ -1,8 +1,9 @@
-"""PostgreSQL's own: COPY for many rows, LISTEN and NOTIFY for wake-ups."""
+"""PostgreSQL's own: COPY for many rows, pipelines for few, LISTEN and NOTIFY for wake-ups."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from django.db import connections
@@ -23,8 +24,37 @@ def copy(cursor: CursorWrapper, target: str, rows: Iterable[Sequence[Any]]) -> N
             stream.write_row(row)
 
 
+class PipelineCursor(CursorWrapper):
+    """A cursor in a pipeline: its statement is prepared, sent, and waited for when its rows are fetched."""
+
+    @classmethod
+    def open(cls, connection: Any) -> PipelineCursor:
+        """Return a new cursor of a Django connection that is in a pipeline."""
+        from psycopg import Cursor
+
+        return cls(Cursor(connection.connection), connection)
+
+    def another(self) -> PipelineCursor:
+        """Return a cursor of the same pipeline: one cursor has the rows of one statement."""
+        return self.open(self.db)
+
+
+@cache
+def has_pipelines() -> bool:
+    """Tell whether psycopg's libpq can do pipelines."""
+    from psycopg import Pipeline
+
+    return Pipeline.is_supported()
+
+
 def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
     """Send payloads, in a transaction of their own."""
+    with connections[using].cursor() as cursor:
+        notify_within(cursor, channel, payloads)
+
+
+def notify_within(cursor: CursorWrapper, channel: str, payloads: Sequence[str]) -> None:
+    """Send payloads once the cursor's transaction is committed."""
     bundles = [""]
     for payload in payloads:
         bundle = f"{bundles[-1]}{_SEPARATOR}{payload}" if bundles[-1] else payload
@@ -32,8 +62,7 @@ def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
             bundles[-1] = bundle
         else:
             bundles.append(payload)
-    with connections[using].cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, bundles])
+    cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, bundles])
 
 
 def listen(using: str, channel: str, beat: float) -> Generator[str | None]:

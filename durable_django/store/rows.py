@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections
 from django.db.backends.utils import CursorWrapper
@@ -24,7 +24,10 @@ from durable_django.core.events import HistoryEvent
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.store import clock, postgres
 
+T = TypeVar("T")
 Values = Sequence[Any]
+Answer = Callable[[], "list[tuple[Any, ...]]"]
+"""Gives the rows of a query."""
 
 
 @cache
@@ -71,11 +74,24 @@ def insert(
     names = f"{table(model, vendor)} ({columns(model, fields, vendor)})"
     if vendor != "postgresql":
         cursor.executemany(f"INSERT INTO {names} VALUES ({_places(len(fields))})", rows)
-    elif len(rows) >= postgres.COPY_FROM_ROWS:
-        postgres.copy(cursor, names, rows)
+    elif len(rows) < postgres.COPY_FROM_ROWS:
+        _insert_few(cursor, names, rows)
+    elif isinstance(cursor, postgres.PipelineCursor):
+        arrays = [list(values) for values in zip(*rows, strict=True)]
+        cursor.execute(f"INSERT INTO {names} SELECT * FROM {_unnest(cursor.db.alias, model, fields)}", arrays)
     else:
-        values = ", ".join([f"({_places(len(fields))})"] * len(rows))
-        cursor.execute(f"INSERT INTO {names} VALUES {values}", list(chain.from_iterable(rows)))
+        postgres.copy(cursor, names, rows)
+
+
+def _insert_few(cursor: CursorWrapper, names: str, rows: Sequence[Values]) -> None:
+    values = ", ".join([f"({_places(len(rows[0]))})"] * len(rows))
+    cursor.execute(f"INSERT INTO {names} VALUES {values}", list(chain.from_iterable(rows)))
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield ``items`` in pieces of ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def update(
@@ -89,23 +105,36 @@ def update(
         arrays = [list(values) for values in zip(*rows, strict=True)]
         cursor.execute(_update_many_sql(cursor.db.alias, model, fields), arrays)
         return
+    sql = _update_one_sql(model, fields, vendor)
+    if len(rows) == 1:
+        cursor.execute(sql, rows[0])
+    else:
+        cursor.executemany(sql, rows)
+
+
+@cache
+def _update_one_sql(model: type[Model], fields: tuple[str, ...], vendor: str) -> str:
     assignments = ", ".join(f"{column(model, field, vendor)} = %s" for field in fields)
-    cursor.executemany(
-        f"UPDATE {table(model, vendor)} SET {assignments} WHERE {column(model, 'id', vendor)} = %s", rows
-    )
+    return f"UPDATE {table(model, vendor)} SET {assignments} WHERE {column(model, 'id', vendor)} = %s"
 
 
 @cache
 def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
     """Return one PostgreSQL statement that takes an array for each field, and one for the keys."""
     names = [column(model, field, "postgresql") for field in (*fields, "id")]
-    types = [model._meta.get_field(field).cast_db_type(connections[using]) for field in (*fields, "id")]  # type: ignore[union-attr]
     assignments = ", ".join(f"{name} = v.{name}" for name in names[:-1])
-    arrays = ", ".join(f"%s::{type_}[]" for type_ in types)
     return (
         f"UPDATE {table(model, 'postgresql')} t SET {assignments}"
-        f" FROM unnest({arrays}) AS v({', '.join(names)}) WHERE t.{names[-1]} = v.{names[-1]}"
+        f" FROM {_unnest(using, model, (*fields, 'id'))} AS v({', '.join(names)})"
+        f" WHERE t.{names[-1]} = v.{names[-1]}"
     )
+
+
+@cache
+def _unnest(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
+    """Return the rows that an array for each field makes."""
+    types = [model._meta.get_field(field).cast_db_type(connections[using]) for field in fields]  # type: ignore[union-attr]
+    return f"unnest({', '.join(f'%s::{type_}[]' for type_ in types)})"
 
 
 def delete(cursor: CursorWrapper, model: type[Model], field: str, values: Sequence[Any]) -> None:
@@ -119,6 +148,18 @@ def delete(cursor: CursorWrapper, model: type[Model], field: str, values: Sequen
 @cache
 def _places(count: int) -> str:
     return ", ".join(["%s"] * count)
+
+
+def ask(cursor: CursorWrapper, sql: str, parameters: Sequence[Any]) -> Answer:
+    """Send a query, and return how to get its rows: in a pipeline, with the answers to what is asked next."""
+    if isinstance(cursor, postgres.PipelineCursor):
+        cursor = cursor.another()
+        cursor.execute(sql, parameters)
+        answer: Answer = cursor.fetchall
+        return answer
+    cursor.execute(sql, parameters)
+    found = cursor.fetchall()
+    return lambda: found
 
 
 def fetch(using: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from functools import cache, partial
 from uuid import uuid4
 
 from django.db import connections, transaction
+from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
 from durable_django.store import postgres
@@ -197,6 +198,19 @@ def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
         transaction.on_commit(partial(_send_changes, using, instance_ids), using=using, robust=True)
 
 
+def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str]) -> bool:
+    """Wake clients of other processes by the very commit, where that costs no exchange of its own.
+
+    A small transaction's notification goes with its COMMIT. In large ones it would hold the lock that
+    PostgreSQL takes for notifications, while the log is written; False says that nobody has been told.
+    """
+    if not isinstance(cursor, postgres.PipelineCursor):
+        return False
+    if instance_ids:
+        postgres.notify_within(cursor, CHANNEL, [_CHANGED + instance_id for instance_id in instance_ids])
+    return True
+
+
 @contextmanager
 def waiter(using: str, instance_id: str, *, starts: bool = False) -> Iterator[threading.Event]:
     """Give an event that is set, as far as anybody tells, at an instance's end; and start, if asked."""
@@ -250,11 +264,12 @@ class Outbox:
         self._hub.work(but)
         self._send([self._hub.work_payload])
 
-    def changes(self, instance_ids: Sequence[str]) -> None:
-        """Wake the clients that wait for these instances."""
+    def changes(self, instance_ids: Sequence[str], *, here_only: bool = False) -> None:
+        """Wake the clients that wait for these instances; ``here_only`` if others are told already."""
         for instance_id in instance_ids:
             self._hub.changed(instance_id)
-        self._send([_CHANGED + instance_id for instance_id in instance_ids])
+        if not here_only:
+            self._send([_CHANGED + instance_id for instance_id in instance_ids])
 
     def _send(self, payloads: list[str]) -> None:
         if not payloads or not can_listen(self._using):

@@ -197,7 +197,7 @@ class TurnLoop:
         self._hinted |= report.is_full
         if committed.unleased or report.is_full or (committed.touched and self._is_partial):
             self._outbox.work(self.hint)
-        self._outbox.changes(report.changed)
+        self._outbox.changes(report.changed, here_only=report.is_announced)
         registry = self._processor.options.registry
         send_orchestration_signals(registry, self._using, report.moved)
         send_activity_signals(registry, self._using, work.results)

@@ -27,8 +27,18 @@ from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
 from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
-from durable_django.store import activities, claims, clock, failures, inbox, instances, rows, wakeup
-from durable_django.store.activities import Leased
+from durable_django.store import (
+    activities,
+    claims,
+    clock,
+    failures,
+    inbox,
+    instances,
+    pipeline,
+    rows,
+    wakeup,
+)
+from durable_django.store.activities import Leased, Recorded
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Committed, Lessor, Moved
 from durable_django.store.inbox import Arrived, NewMessage
@@ -42,6 +52,9 @@ logger = logging.getLogger("durable_django.worker")
 
 HISTORY_ROWS = 20_000
 """About how many rows of history one transaction reads after cache misses."""
+
+SMALL_BATCH = 8
+"""Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
 
 
 @dataclass(slots=True)
@@ -68,9 +81,10 @@ class Report:
     """What a batch did, once it is committed.
 
     ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next
-    batch, ``lost_results`` what was not recorded and is to be handed in again. ``is_full`` says that there
-    may be more where this came from, ``missed`` that an instance was held by somebody else, ``next_due`` (of
-    an empty scan) when something will be ready.
+    batch, ``lost_results`` what was not recorded and is to be handed in again. ``is_announced`` says that
+    whoever waits in other processes has been told of ``changed``. ``is_full`` says that there may be more
+    where this came from, ``missed`` that an instance was held by somebody else, ``next_due`` (of an empty
+    scan) when something will be ready.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -79,6 +93,7 @@ class Report:
     alone: set[int] = field(default_factory=set)
     again: set[int] = field(default_factory=set)
     lost_results: list[ActivityResult] = field(default_factory=list)
+    is_announced: bool = False
     is_full: bool = False
     missed: bool = False
     more_activities: bool = False
@@ -147,6 +162,7 @@ class TurnProcessor:
         self._fed: list[_Feed] = []
         self._moving: set[int] = set()
         self._last_errors: dict[int, Exception] = {}
+        self._last_scanned = 0
 
     def run(self, work: Work) -> Report:
         """Move what is ready; if the batch fails, one by one, so that one bad instance stops no other.
@@ -200,19 +216,30 @@ class TurnProcessor:
         report = Report()
         self._fed = []
         self._moving = set()
-        with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
+        expected = len(work.results) + len(work.keys) + (self._last_scanned if work.scan else 0)
+        with pipeline.begin(self.using, small=expected <= SMALL_BATCH and not alone) as cursor:
             self._move(cursor, work, report, alone=alone)
+            report.is_announced = wakeup.announce_within(cursor, report.changed)
         self._keep(report)
         return report
 
     def _move(self, cursor: CursorWrapper, work: Work, report: Report, *, alone: bool) -> None:
         now = clock.now()
-        results = self._record(cursor, work.results)
-        claimed = self._claim(cursor, work, results, now, report)
+        keys = work.keys.union(result.leased.instance for result in work.results)
+        # Asked for together, read one by one: in a pipeline that is one exchange.
+        recorded = activities.record(cursor, [result.leased.token for result in work.results])
+        locked = claims.ask_keys(cursor, keys)
+        arrivals = None if work.scan else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
+        results = self._found(work.results, recorded())
+        claimed = self._claim(cursor, work, locked(), now, report)
+        report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
         movable = self._within_budget(movable, report)
         self._moving = {instance.pk for instance in movable}
-        arrived = inbox.read(cursor, movable, now, settings.BATCH_EVENTS)
+        if arrivals is None:
+            arrived = inbox.read(cursor, movable, now, settings.BATCH_EVENTS)
+        else:
+            arrived = arrivals(movable)
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         slots = self._slots(work)
         until = now + timedelta(seconds=settings.LEASE_SECONDS)
@@ -245,14 +272,13 @@ class TurnProcessor:
         async_names = frozenset(activity.name for activity in registered if activity.is_async)
         return Slots(work.slots, work.async_slots, self.scope.activities, async_names)
 
-    def _record(self, cursor: CursorWrapper, results: Sequence[ActivityResult]) -> _Results:
-        """Delete the rows of finished activities, and return their events by instance."""
-        if not results:
-            return {}
-        recorded = {row.token: row for row in activities.record(cursor, [r.leased.token for r in results])}
+    @staticmethod
+    def _found(results: Sequence[ActivityResult], recorded: Sequence[Recorded]) -> _Results:
+        """Return the events of those results whose rows were still ours, by instance."""
+        rows_by_token = {row.token: row for row in recorded}
         found: _Results = {}
         for result in results:
-            row = recorded.get(result.leased.token)
+            row = rows_by_token.get(result.leased.token)
             if row is None:
                 logger.warning(
                     "%s: the result of activity %r (#%s) is dropped: its lease is over",
@@ -268,17 +294,17 @@ class TurnProcessor:
         self,
         cursor: CursorWrapper,
         work: Work,
-        results: _Results,
+        locked: Sequence[Claimed],
         now: datetime,
         report: Report,
     ) -> list[Claimed]:
-        claimed = {instance.pk: instance for instance in claims.claim_keys(cursor, [*work.keys, *results])}
-        report.missed = not claimed.keys() >= work.keys | results.keys()
+        claimed = {instance.pk: instance for instance in locked}
         room = self._batch_instances - len(claimed)
         if work.scan and room > 0:
             starts = min(work.starts, room)
             scanned = self._scan(cursor, now, starts, room)
             claimed.update({instance.pk: instance for instance in scanned if instance.pk not in claimed})
+            self._last_scanned = len(scanned)
             # Below its limits it has seen all: to look again at once would only delay the results to come.
             report.is_full = len(scanned) >= starts
             if not scanned:

@@ -118,7 +118,7 @@ def claim_activities(cursor: CursorWrapper) -> None:
 def record(cursor: CursorWrapper) -> None:
     cursor.execute("SELECT min(lease_token) FROM durable_django_activitytask WHERE lease_token > 0")
     (first,) = cursor.fetchone()
-    assert len(activities.record(cursor, list(range(first, first + 50)))) == 50
+    assert len(activities.record(cursor, list(range(first, first + 50)))()) == 50
 
 
 def renew(cursor: CursorWrapper) -> None:

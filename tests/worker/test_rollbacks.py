@@ -293,10 +293,24 @@ class Cut:
         original = connections[USING]._commit  # type: ignore[attr-defined]
         self._patch = patch.object(connections[USING], "_commit", commit)
         self._patch.start()
+        connections[USING].execute_wrappers.append(self._cut_pipeline)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._patch.stop()
+        connections[USING].execute_wrappers.remove(self._cut_pipeline)
+
+    def _cut_pipeline(self, execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        """Do the same where COMMIT is a statement among others, all answered together."""
+        if sql != "COMMIT" or self.done:
+            return execute(sql, params, many, context)
+        self.done = True
+        raw = context["connection"].connection
+        if self._committed:
+            execute(sql, params, many, context)
+            raw._pipeline.sync()  # What leaving the pipeline does: all of it is done, and answered.
+        raw.close()
+        raise OperationalError("server closed the connection unexpectedly")
 
 
 def cut_off(worker: HandWorker, *, committed: bool) -> None:

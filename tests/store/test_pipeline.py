@@ -1,0 +1,135 @@
+"""Small transactions on PostgreSQL: what atomic() promises holds in a pipeline too."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db.backends.utils import CursorWrapper
+
+from durable_django.models import Worker
+from durable_django.store import clock, pipeline, postgres, rows, wakeup
+
+USING = "default"
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=[USING])
+
+_FIELDS = ("identity", "name", "host", "pid", "pid_namespace", "started_at", "last_heartbeat_at")
+
+
+def add(cursor: CursorWrapper, *identities: str) -> None:
+    now = clock.to_database(USING, clock.now())
+    rows.insert(cursor, Worker, _FIELDS, [(identity, "", "here", 1, "", now, now) for identity in identities])
+
+
+def identities() -> list[str]:
+    return sorted(Worker.objects.values_list("identity", flat=True))
+
+
+def test_postgresql_gets_a_pipeline_for_a_small_transaction_alone() -> None:
+    with pipeline.begin(USING, small=True) as cursor:
+        assert isinstance(cursor, postgres.PipelineCursor) == (connection.vendor == "postgresql")
+    with pipeline.begin(USING, small=False) as cursor:
+        assert not isinstance(cursor, postgres.PipelineCursor)
+    with transaction.atomic(), pipeline.begin(USING, small=True) as cursor:
+        assert not isinstance(cursor, postgres.PipelineCursor)
+
+
+@pytest.mark.parametrize("key", ["PIPELINE", "LISTEN"])
+def test_no_pipeline_where_sessions_are_not_ours(key: str, settings: Any) -> None:
+    settings.DURABLE_DJANGO = {key: False}
+    with pipeline.begin(USING, small=True) as cursor:
+        assert not isinstance(cursor, postgres.PipelineCursor)
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_rows_are_there_after_the_commit(count: int) -> None:
+    names = [f"w{number:02}" for number in range(count)]
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, *names)
+        assert connections[USING].in_atomic_block
+    assert not connections[USING].in_atomic_block
+    assert identities() == names
+
+
+def test_what_is_asked_at_once_is_answered_in_order() -> None:
+    with pipeline.begin(USING, small=True) as cursor:
+        first = rows.ask(cursor, "SELECT CAST(%s AS integer)", [1])
+        second = rows.ask(cursor, "SELECT CAST(%s AS integer)", [2])
+        assert (second(), first()) == ([(2,)], [(1,)])
+
+
+def test_an_error_of_the_code_rolls_all_back_and_the_connection_goes_on() -> None:
+    hooks: list[str] = []
+
+    def fail() -> None:
+        with pipeline.begin(USING, small=True) as cursor:
+            add(cursor, "lost")
+            transaction.on_commit(lambda: hooks.append("lost"), using=USING)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert identities() == []
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, "kept")
+        transaction.on_commit(lambda: hooks.append("kept"), using=USING)
+    assert identities() == ["kept"]
+    assert hooks == ["kept"]
+
+
+def test_an_error_of_the_database_is_djangos_and_nothing_after_it_is_committed() -> None:
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, "twin")
+
+    def fail() -> None:
+        with pipeline.begin(USING, small=True) as cursor:
+            for identity in ("before", "twin", "after"):
+                add(cursor, identity)
+
+    with pytest.raises(IntegrityError):
+        fail()
+    assert identities() == ["twin"]
+    assert not connections[USING].in_atomic_block
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, "next")
+    assert identities() == ["next", "twin"]
+
+
+def test_a_savepoint_within_takes_back_its_own() -> None:
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, "outer")
+        with suppress(ZeroDivisionError), transaction.atomic(USING):
+            add(cursor, "inner")
+            raise ZeroDivisionError
+    assert identities() == ["outer"]
+
+
+@pytest.mark.database("postgresql")
+def test_a_connection_that_is_cut_is_replaced() -> None:
+    def fail() -> None:
+        with pipeline.begin(USING, small=True) as cursor:
+            add(cursor, "lost")
+            connections[USING].connection.close()
+
+    with pytest.raises(DatabaseError):
+        fail()
+    connections[USING].close()
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, "kept")
+    assert identities() == ["kept"]
+
+
+@pytest.mark.database("postgresql")
+def test_clients_are_told_by_the_commit() -> None:
+    with wakeup.waiter(USING, "order") as event:
+        listening = postgres.listen(USING, wakeup.CHANNEL, 0.01)
+        assert next(listening) is None
+        with pipeline.begin(USING, small=True) as cursor:
+            assert wakeup.announce_within(cursor, ["order"])
+        assert event.wait(10)
+        listening.close()
+    with pipeline.begin(USING, small=False) as cursor:
+        assert not wakeup.announce_within(cursor, ["order"])
