@@ -251,6 +251,13 @@ def _object_rebuilder(key_hint: Any, value_hint: Any) -> _Rebuilder | None:
 
 def _class_rebuilder(cls: type) -> _Rebuilder | None:
     """Return the rebuilder of a class that JSON does not give back by itself, None for every other."""
+    try:
+        return _cached_class_rebuilder(cls)
+    except TypeError:  # unhashable, by a metaclass of its own
+        return _new_class_rebuilder(cls)
+
+
+def _new_class_rebuilder(cls: type) -> _Rebuilder | None:
     if typing.is_typeddict(cls):
         return None
     hook = getattr(cls, "from_json", None)
@@ -271,6 +278,9 @@ def _class_rebuilder(cls: type) -> _Rebuilder | None:
         build = functools.partial(_build_from_text, cls, parse)
 
     return lambda value, converter: value if isinstance(value, cls) else build(value, converter)
+
+
+_cached_class_rebuilder = functools.lru_cache(maxsize=4096)(_new_class_rebuilder)
 
 
 def _hook_builder(hook: Callable[..., Any]) -> _Rebuilder:

@@ -84,6 +84,10 @@ _FIELDS = (
 )
 
 
+NOTHING = "[]"
+"""What most instances wait for, as JSON."""
+
+
 @cache
 def _select(vendor: str) -> str:
     instance = table(Instance, vendor)
@@ -112,7 +116,7 @@ def _claimed(found: Iterable[Sequence[Any]]) -> list[Claimed]:
                 clock.from_orm(row[11]),
                 clock.from_orm(row[12]),
                 row[13],
-                json.loads(row[14]),
+                [] if row[14] == NOTHING else json.loads(row[14]),
                 None if row[15] is None else json.loads(row[15]),
                 *row[16:],
             )

@@ -64,6 +64,8 @@ def from_orm(value: datetime | str) -> datetime:
 
     SQLite gives those of aggregates and unions as text: it knows types of columns alone.
     """
+    if isinstance(value, datetime) and value.tzinfo is UTC:
+        return value.replace(tzinfo=None)
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if value.tzinfo is None and not settings.USE_TZ:

@@ -19,7 +19,7 @@ from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Timer
 from durable_django.store import activities, clock, inbox, instances, operations, retention, rows
 from durable_django.store.activities import Leased, NewActivity
-from durable_django.store.claims import Claimed, claim_keys
+from durable_django.store.claims import NOTHING, Claimed, claim_keys
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
 from durable_django.store.operations import Address, NewOperation
@@ -75,6 +75,7 @@ class Batch:
         self._using = cursor.db.alias
         self._now = now
         self._lessor = lessor
+        self._stamped = now, clock.to_database(self._using, now)
         self._history: list[tuple[Any, ...]] = []
         self._activities: list[NewActivity] = []
         self._timers: list[tuple[Any, ...]] = []
@@ -147,7 +148,7 @@ class Batch:
 
     def _append_history(self, moved: Moved) -> None:
         instance = moved.instance
-        timestamp = clock.to_database(self._using, moved.now)
+        timestamp = self._stamp(moved.now)
         prefix = (instance.pk, instance.execution_id)
         for sequence, event in enumerate(moved.outcome.events, instance.next_sequence):
             self._history.append(
@@ -227,14 +228,20 @@ class Batch:
             parent_task_id=event.event_id,
         )
 
+    def _stamp(self, value: datetime) -> Any:
+        """Return a time as the database wants it; mostly it is that of the last instance."""
+        if value != self._stamped[0]:
+            self._stamped = value, clock.to_database(self._using, value)
+        return self._stamped[1]
+
     def _progress_of(self, moved: Moved) -> tuple[Any, ...]:
         instance, outcome = moved.instance, moved.outcome
         return (
             instance.next_sequence + len(outcome.events),
             instance.turn + 1,
             outcome.custom_status if outcome.sets_custom_status else instance.custom_status,
-            json.dumps(outcome.waiting_for),
-            clock.to_database(self._using, moved.now),
+            json.dumps(outcome.waiting_for) if outcome.waiting_for else NOTHING,
+            self._stamp(moved.now),
         )
 
     def _keep_going(self, moved: Moved) -> None:

@@ -102,8 +102,7 @@ def update(
         return
     vendor = cursor.db.vendor
     if vendor == "postgresql" and len(rows) > 1:
-        arrays = [list(values) for values in zip(*rows, strict=True)]
-        cursor.execute(_update_many_sql(cursor.db.alias, model, fields), arrays)
+        cursor.execute(_update_many_sql(cursor.db.alias, model, fields), [_as_records(rows)])
         return
     sql = _update_one_sql(model, fields, vendor)
     if len(rows) == 1:
@@ -118,15 +117,28 @@ def _update_one_sql(model: type[Model], fields: tuple[str, ...], vendor: str) ->
     return f"UPDATE {table(model, vendor)} SET {assignments} WHERE {column(model, 'id', vendor)} = %s"
 
 
+def _as_records(rows: Sequence[Values]) -> str:
+    """Return rows as JSON for `_update_many_sql`: made in C, where psycopg makes arrays in Python."""
+    return json.dumps([{str(place): value for place, value in enumerate(row)} for row in rows], default=str)
+
+
 @cache
 def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
-    """Return one PostgreSQL statement that takes an array for each field, and one for the keys."""
+    """Return one PostgreSQL statement that takes all rows as one JSON text."""
     names = [column(model, field, "postgresql") for field in (*fields, "id")]
-    assignments = ", ".join(f"{name} = v.{name}" for name in names[:-1])
+    types = [model._meta.get_field(field).cast_db_type(connections[using]) for field in (*fields, "id")]  # type: ignore[union-attr]
+    assignments = ", ".join(
+        f'{name} = v."{place}"::{type_}'
+        for place, (name, type_) in enumerate(zip(names, types, strict=True))
+        if name != names[-1]
+    )
+    # A value of JSON that is text here, with JSON in it, must not become a JSON string.
+    record = ", ".join(
+        f'"{place}" {"text" if type_ == "jsonb" else type_}' for place, type_ in enumerate(types)
+    )
     return (
         f"UPDATE {table(model, 'postgresql')} t SET {assignments}"
-        f" FROM {_unnest(using, model, (*fields, 'id'))} AS v({', '.join(names)})"
-        f" WHERE t.{names[-1]} = v.{names[-1]}"
+        f' FROM json_to_recordset(%s::json) AS v({record}) WHERE t.{names[-1]} = v."{len(fields)}"'
     )
 
 
@@ -279,11 +291,11 @@ def event_columns(event: HistoryEvent) -> tuple[int, int | None, str | None, str
     """Return kind, task id, name, data and attributes of an event, as their columns hold them."""
     shape = _BY_CLASS[type(event)]
     task_id, name, data = shape.row
-    attributes = {
-        field: encode(value)
-        for field, encode, _ in shape.attributes
-        if (value := getattr(event, field)) is not None
-    }
+    attributes = {}
+    for field, encode, _ in shape.attributes:
+        value = getattr(event, field)
+        if value is not None:
+            attributes[field] = encode(value)
     return (
         shape.kind,
         getattr(event, task_id) if task_id else None,
