@@ -89,7 +89,9 @@ class Settings:
         _INTERVAL, timedelta(days=3), "A longer timer is kept as a chain of timers of at most this interval."
     )
     POLL_INTERVAL: float = _key(
-        _SECONDS, 1.0, "An idle worker looks for work at least this often, in seconds."
+        _SECONDS,
+        1.0,
+        "An idle worker looks for work at least this often, in seconds; a fifth as often while LISTEN works.",
     )
     LISTEN: bool = _key(
         _FLAG,

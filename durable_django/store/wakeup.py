@@ -47,6 +47,8 @@ class Hub:
         self._listener: threading.Thread | None = None
         self._users = 0
         self._idle_since = 0.0
+        self.is_listening = False
+        """Whether wake-ups of other processes arrive here."""
         identity = uuid4().hex
         self.work_payload = f"{_WORK}{identity}"
         self.start_payload = f"{_START}{identity}"
@@ -136,10 +138,12 @@ class Hub:
                 with closing(postgres.listen(self._using, CHANNEL, _BEAT)) as payloads:
                     self.work()  # Whatever came while nobody listened.
                     for payload in payloads:
+                        self.is_listening = True
                         self._receive(payload)
                         if self._retire():
                             return
             except Exception:
+                self.is_listening = False
                 logger.warning("LISTEN on %r failed; polling goes on", self._using, exc_info=True)
                 time.sleep(_RETRY)
 
@@ -159,6 +163,7 @@ class Hub:
                 return False
             if self._listener is threading.current_thread():
                 self._listener = None
+                self.is_listening = False
             return True
 
 

@@ -34,7 +34,7 @@ class EntityLoop:
         processor: EntityProcessor,
         *,
         threads: int,
-        poll_interval: float,
+        poll_interval: Callable[[], float],
         moved: Callable[[Iterable[int]], None],
         outbox: wakeup.Outbox,
     ) -> None:
@@ -115,7 +115,7 @@ class EntityLoop:
         found = self._processor.ready(_BATCH_ENTITIES)
         self.submit(found)
         self._has_looked = True
-        self._pause = _SHORTEST_POLL if found else min(self._pause * 2, self._poll_interval)
+        self._pause = _SHORTEST_POLL if found else min(self._pause * 2, self._poll_interval())
         due = None if found else self._processor.next_due()
         if due is None:
             return self._pause

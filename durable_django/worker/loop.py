@@ -43,7 +43,7 @@ class TurnLoop:
         processor: TurnProcessor,
         pool: ActivityPool,
         *,
-        poll_interval: float,
+        poll_interval: Callable[[], float],
         careful: Callable[[], bool],
         note: Callable[[int | None], None],
         outbox: wakeup.Outbox | None = None,
@@ -254,7 +254,7 @@ class TurnLoop:
             if report.next_due is not None:
                 seconds = (report.next_due - clock.now()).total_seconds()
                 self._poll_at = min(self._poll_at, time.monotonic() + seconds)
-            self._pause = min(self._pause * 2, self._poll_interval)
+            self._pause = min(self._pause * 2, self._poll_interval())
         elif report.missed:
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
         is_quiet = work.scan and not report.did_something and not self._wake.is_set()

@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db import connections
 
 from durable_django.conf import settings
-from durable_django.store import activities, clock, retention, workers
+from durable_django.store import activities, clock, retention, wakeup, workers
 from durable_django.store.claims import Claimed
 from durable_django.worker.pool import ActivityPool
 
@@ -93,6 +93,7 @@ class Upkeep:
         silence = timedelta(seconds=settings.LEASE_SECONDS)
         if workers.bury_dead(self._using, silence):
             self._careful_until = time.monotonic() + CAREFUL_SECONDS
+            wakeup.announce_work(self._using)  # What it had leased is anybody's.
 
     def note(self, instance: int | None) -> None:
         """Note whose code runs next, in case it kills this process."""

@@ -35,6 +35,7 @@ logger = logging.getLogger("durable_django.worker")
 _FROM_REGISTRY = object()
 _LOOK_SECONDS = 0.01
 _LEAST_JOIN_SECONDS = 5.0
+_LISTENING = 5
 
 
 class DurableTaskWorker:
@@ -224,6 +225,7 @@ class _Running:
         self._listen = listen
         self._name = name
         self._queues = queues
+        self._poll_interval = parts.poll_interval
         concurrency = parts.concurrency
         assert concurrency.maximum_thread_pool_workers is not None
         assert concurrency.maximum_concurrent_activity_work_items is not None
@@ -238,7 +240,7 @@ class _Running:
         self.loop = TurnLoop(
             parts.processor,
             self._pool,
-            poll_interval=parts.poll_interval,
+            poll_interval=self._longest_pause,
             careful=self._upkeep.is_careful,
             note=self._upkeep.note,
             outbox=self._outbox,
@@ -247,7 +249,7 @@ class _Running:
         self._entities = EntityLoop(
             parts.entities,
             threads=concurrency.entity_threads,
-            poll_interval=parts.poll_interval,
+            poll_interval=self._longest_pause,
             moved=self.loop.touch,
             outbox=self._outbox,
         )
@@ -306,6 +308,10 @@ class _Running:
             if remaining is not None and remaining <= 0:
                 return False
             time.sleep(_LOOK_SECONDS)
+
+    def _longest_pause(self) -> float:
+        """Return how long nobody looks, in seconds; where wake-ups arrive, polling is for lost ones alone."""
+        return self._poll_interval * (_LISTENING if wakeup.hub(self._using).is_listening else 1)
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)

@@ -82,7 +82,7 @@ class HandWorker:
         self.loop = TurnLoop(
             self.processor,
             self.pool,  # type: ignore[arg-type]
-            poll_interval=1.0,
+            poll_interval=lambda: 1.0,
             careful=lambda: self.careful,
             note=self.noted.append,
         )
