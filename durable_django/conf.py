@@ -141,6 +141,23 @@ class Settings:
     SLOW_TURN_SECONDS: float = _key(
         _SECONDS, 1.0, "An orchestrator that runs longer without a pause, in seconds, is reported by name."
     )
+    SLOW_LOCAL_SECONDS: float = _key(
+        _SECONDS, 0.1, "A local activity that takes longer, in seconds, is reported by name."
+    )
+    LOCAL_ACTIVITIES: int = _key(
+        _COUNT, 500, "The most local activities that one transaction runs; the next one goes on."
+    )
+    LOCAL_SECONDS: float = _key(
+        _SECONDS,
+        0.5,
+        "After so many seconds of local activities a transaction commits; the next one goes on.",
+    )
+    LOCAL_LOCK_SECONDS: float = _key(
+        _SECONDS,
+        1.0,
+        "How long a statement of a local activity waits for a lock, in seconds, before the activity fails. "
+        "On PostgreSQL.",
+    )
 
     def __post_init__(self) -> None:
         wrong = find_problems({key.name: getattr(self, key.name) for key in fields(self)})

@@ -112,6 +112,7 @@ class OrchestrationContext:
             tags=tags,
             queue=options.queue,
             priority=options.priority or None,
+            local=options.local or None,
         )
         return execution.schedule(event, retry_policy or options.retry_policy, expected_type)
 

@@ -62,6 +62,7 @@ def activity(
     queue: str | None = None,
     priority: int | None = None,
     retry_policy: RetryPolicy | None = None,
+    local: bool | None = None,
     registry: Registry | None = None,
 ) -> Callable[[_F], _F]: ...
 def activity(
@@ -72,6 +73,7 @@ def activity(
     queue: str | None = None,
     priority: int | None = None,
     retry_policy: RetryPolicy | None = None,
+    local: bool | None = None,
     registry: Registry | None = None,
 ) -> _F | Callable[[_F], _F]:
     """Register an activity: ``@activity`` or ``@activity(name=…, queue=…, priority=…, retry_policy=…)``.
@@ -80,12 +82,15 @@ def activity(
     - ``queue``: the queue that its calls wait in; the setting ``DEFAULT_QUEUE`` by default.
     - ``priority``: the higher goes first within a queue; 0 by default.
     - ``retry_policy``: for calls by function that bring none of their own; none by default.
+    - ``local``: True for short work, pure or with Django's ORM alone, that the orchestration's turn does
+      itself, at once and inside its own transaction: what it writes to the database happens exactly once, and
+      a hundred in a row cost one commit. It must be a plain function, and has neither queue nor priority.
     - ``registry``: where to register it; app-wide by default.
     """
 
     def make(target: _F) -> Registration:
         return registries.make_activity(
-            target, name=name, queue=queue, priority=priority, retry_policy=retry_policy
+            target, name=name, queue=queue, priority=priority, retry_policy=retry_policy, local=local
         )
 
     return _decorate(fn, make, registry)

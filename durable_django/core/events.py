@@ -152,7 +152,10 @@ class ExecutionRewoundEvent(HistoryEvent):
 
 @dataclass(slots=True)
 class TaskScheduledEvent(HistoryEvent):
-    """The code called an activity; a retry has one of these for each attempt, all with the same id."""
+    """The code called an activity; a retry has one of these for each attempt, all with the same id.
+
+    ``local`` is True where the activity was a local one at that time, else None.
+    """
 
     ROW: ClassVar[Row] = Row(task_id="event_id", name="name", data="input")
 
@@ -163,6 +166,7 @@ class TaskScheduledEvent(HistoryEvent):
     tags: dict[str, str] | None = None
     queue: str | None = None
     priority: int | None = None
+    local: bool | None = None
 
 
 @dataclass(slots=True)

@@ -45,7 +45,10 @@ class OrchestratorRegistration:
 
 @dataclass(frozen=True, slots=True)
 class ActivityRegistration:
-    """An activity and its options; ``retry_policy`` applies to calls that bring none of their own."""
+    """An activity and its options; ``retry_policy`` applies to calls that bring none of their own.
+
+    A ``local`` one is run by the turn that calls it.
+    """
 
     name: str
     fn: Function
@@ -195,9 +198,12 @@ class Registry:
         queue: str | None = None,
         priority: int | None = None,
         retry_policy: RetryPolicy | None = None,
+        local: bool | None = None,
     ) -> str:
         """Register an activity and return its name."""
-        made = make_activity(fn, name=name, queue=queue, priority=priority, retry_policy=retry_policy)
+        made = make_activity(
+            fn, name=name, queue=queue, priority=priority, retry_policy=retry_policy, local=local
+        )
         return self._add(self._activities, made)
 
     def add_entity(self, fn: Function, name: str | None = None) -> str:
@@ -278,6 +284,7 @@ def make_activity(
     queue: str | None = None,
     priority: int | None = None,
     retry_policy: RetryPolicy | None = None,
+    local: bool | None = None,
 ) -> ActivityRegistration:
     """Build an activity's registration; options that are None come from the function's decorator."""
     known = registration_of(fn)
@@ -285,14 +292,18 @@ def make_activity(
         known = ActivityRegistration("", fn)
     if retry_policy is not None and not isinstance(retry_policy, RetryPolicy):
         raise TypeError(f"retry_policy must be a RetryPolicy, not {type(retry_policy).__name__}")
-    return ActivityRegistration(
+    made = ActivityRegistration(
         name=_name("activity", fn, name),
         fn=fn,
         queue=known.queue if queue is None else check_name("queue", queue),
         priority=known.priority if priority is None else _check_priority(priority),
         retry_policy=known.retry_policy if retry_policy is None else retry_policy,
         is_async=_is_async(fn),
+        local=known.local if local is None else _check_flag("local", local),
     )
+    if made.local:
+        _check_local(made)
+    return made
 
 
 def make_entity(fn: Function, *, name: str | None = None) -> EntityRegistration:
@@ -323,6 +334,27 @@ def _check_priority(priority: object) -> int:
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise ValueError(f"priority must be between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {priority}")
     return priority
+
+
+def _check_flag(option: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{option} must be True or False, not {value!r}")
+    return value
+
+
+def _check_local(made: ActivityRegistration) -> None:
+    """Refuse what a local activity cannot have: it is run in the turn's own thread, and waits in no queue."""
+    if made.is_async:
+        raise TypeError(
+            f"Activity {_place(made.fn)} is async def, and local=True: a turn runs its local activities in "
+            "its own thread and transaction. Write it with def, or drop local=True."
+        )
+    if made.queue is not None or made.priority:
+        given = "queue" if made.queue is not None else "priority"
+        raise ValueError(
+            f"Activity {_place(made.fn)} has {given}=, and local=True: a local activity waits in no queue. "
+            f"Drop {given}=, or local=True."
+        )
 
 
 def _check_shape(registration: Registration) -> None:

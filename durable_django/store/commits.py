@@ -31,12 +31,18 @@ _TERMINAL = (InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.TER
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One instance's turn: what was locked, what came of it, and the rows that it has consumed."""
+    """One instance's turn: what was locked, what came of it, and the rows that it has consumed.
+
+    ``decisions`` are to be carried out; None stands for all of the outcome. ``postponed`` are the sequence
+    numbers of local activities that are left for the next turn.
+    """
 
     instance: Claimed
     outcome: TurnOutcome
     carriers: Sequence[tuple[int, int]]
     now: datetime
+    decisions: Sequence[events.HistoryEvent] | None = None
+    postponed: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -92,6 +98,7 @@ class Batch:
         self._cancelled: list[tuple[int, int]] = []
         self._starts: list[tuple[int, str, TurnOutcome]] = []
         self._over: dict[int, str] = {}
+        self._postponed: list[tuple[int, str, Sequence[int]]] = []
         self._result = Committed()
 
     def add(self, moved: Moved) -> None:
@@ -102,8 +109,10 @@ class Batch:
         cancelled = set(outcome.cancelled_timers)
         fresh = {event.event_id for event in outcome.events if isinstance(event, events.TimerCreatedEvent)}
         self._cancelled.extend((instance.pk, task_id) for task_id in cancelled - fresh)
-        for event in outcome.events:
+        for event in outcome.events if moved.decisions is None else moved.decisions:
             self._schedule(instance, outcome, event, cancelled)
+        if moved.postponed:
+            self._postponed.append((instance.pk, instance.execution_id, moved.postponed))
         if outcome.status is OrchestrationStatus.RUNNING:
             self._keep_going(moved)
         elif outcome.continue_as_new is not None:
@@ -134,6 +143,8 @@ class Batch:
         self._send_operations()
         inbox.add(cursor, self._messages, self._now)
         self._result.touched.update(message.instance for message in self._messages if not message.held)
+        for postponed in self._postponed:
+            inbox.postpone(cursor, *postponed, self._now)
         retention.forget_executions(cursor, self._over)
         for pk, execution_id, outcome in self._starts:
             following = outcome.continue_as_new

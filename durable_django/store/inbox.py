@@ -34,6 +34,9 @@ _TIMER = 0  # Stands where a message has its kind.
 REWOUND = "rewound"
 """Marks the start message of an execution that goes on from another's history."""
 
+POSTPONED = "postponed"
+"""Names, in a message that makes an execution go on, the local activities that are to be run."""
+
 MESSAGE_FIELDS = (
     "instance",
     "execution_id",
@@ -62,13 +65,14 @@ class Arrived:
     """What one instance's turn takes in: events, each with the row that carried it, or None.
 
     ``goes_on`` says that there is work even without events: a rewound execution has to find out where it
-    stands.
+    stands. ``postponed`` are the sequence numbers, in the history, of local activities still to be run.
     """
 
     events: list[HistoryEvent] = field(default_factory=list)
     carriers: list[tuple[int, int] | None] = field(default_factory=list)
     stale: list[tuple[int, int]] = field(default_factory=list)
     goes_on: bool = False
+    postponed: list[int] = field(default_factory=list)
 
     def add(self, event: HistoryEvent, carrier: tuple[int, int] | None = None) -> None:
         """Take in one event and the row, kind and id, that carried it."""
@@ -144,6 +148,17 @@ def add_start(
     rows.insert(cursor, Message, MESSAGE_FIELDS, [row])
 
 
+def postpone(
+    cursor: CursorWrapper, instance: int, execution_id: str, sequences: Sequence[int], now: datetime
+) -> None:
+    """Have an execution go on with local activities that its history shows as scheduled, and no row holds."""
+    visible_at = clock.to_database(cursor.db.alias, now)
+    attributes = json.dumps({POSTPONED: list(sequences)})
+    start = int(MessageKind.START)
+    row = (instance, execution_id, start, None, None, None, attributes, visible_at, False)
+    rows.insert(cursor, Message, MESSAGE_FIELDS, [row])
+
+
 def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit: int) -> dict[int, Arrived]:
     """Return what has arrived for locked instances, oldest first: messages and due timers in one order.
 
@@ -208,7 +223,8 @@ def _start(inbox: Arrived, owner: Claimed, carrier: tuple[int, int], now: dateti
     _, _, payload, attributes = rest
     details = json.loads(attributes) if attributes else {}
     inbox.goes_on = True
-    if REWOUND in details:
+    inbox.postponed += details.get(POSTPONED, ())
+    if REWOUND in details or POSTPONED in details:
         inbox.stale.append(carrier)  # Its history has the start: it only has to find out where it stands.
         return
     inbox.add(started(owner, payload, now), carrier)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,7 @@ from durable_django.store import postgres
 _PREPARE_FROM = 2
 _PLAN_SECONDS = 10.0
 _planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+_open: WeakKeyDictionary[Any, ExitStack] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def begin(using: str, *, small: bool) -> Iterator[CursorWrapper]:
     """Run a transaction, and give its cursor: in a pipeline, where it is ``small`` and that is possible.
 
     In a pipeline, an error may be raised by a later statement than the one that failed, or at the end; and
-    nothing knows how many rows a statement has changed. Only statements of ours may run in it.
+    nothing knows how many rows a statement has changed: `leave` it before code of users runs.
     """
     connection = connections[using]
     if small and not connection.in_atomic_block and _is_possible(connection):
@@ -40,6 +41,13 @@ def begin(using: str, *, small: bool) -> Iterator[CursorWrapper]:
     else:
         with transaction.atomic(using), connection.cursor() as cursor:
             yield cursor
+
+
+def leave(using: str) -> None:
+    """Go on with the present transaction, but out of its pipeline: others' statements are to come."""
+    pipes = _open.pop(connections[using].connection, None)
+    if pipes is not None:
+        pipes.close()
 
 
 def _is_possible(connection: Any) -> bool:
@@ -55,15 +63,14 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     raw = _prepared(connection)
     connection.autocommit, connection.in_atomic_block, connection.needs_rollback = False, True, False
     try:
-        with (
-            connection.wrap_database_errors,
-            raw.pipeline(),
-            postgres.PipelineCursor.open(connection) as cursor,
-        ):
-            cursor.execute("BEGIN")
-            yield cursor
-            connection.validate_no_broken_transaction()
-            cursor.execute("COMMIT")
+        with connection.wrap_database_errors, ExitStack() as pipes:
+            pipes.enter_context(raw.pipeline())
+            _open[raw] = pipes
+            with postgres.PipelineCursor.open(connection) as cursor:
+                cursor.execute("BEGIN")
+                yield cursor
+                connection.validate_no_broken_transaction()
+                cursor.execute("COMMIT")
     except BaseException:
         connection.run_on_commit = []
         _roll_back(connection, raw)
@@ -71,6 +78,9 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
         connection.savepoint_ids = []
+        _open.pop(raw, None)
+        if connection.closed_in_transaction:
+            connection.connection = None
     connection.run_and_clear_commit_hooks()
 
 

@@ -111,10 +111,15 @@ class _Rewind:
         under_way = self._rekey_messages(instance, old, rewound) | self._rekey_work(instance, old, rewound)
         children = self._rekey_children(instance, rewound)
         self._lock_again(instance, rewound)
+        local: list[int] = []
         for task_id, decision in rewound.open.items():
-            if task_id not in under_way:
+            if task_id in under_way:
+                continue
+            if isinstance(decision, events.TaskScheduledEvent) and decision.local:
+                local.append(task_id)
+            else:
                 self._reopen(instance, decision, children)
-        self._save(instance)
+        self._save(instance, local)
 
     # ---------------------------------------------------------------- what goes over
 
@@ -193,19 +198,32 @@ class _Rewind:
             child.save(using=self._using, update_fields=["parent", "parent_execution_id", "parent_task_id"])
         return followers
 
-    def _save(self, instance: Instance) -> None:
+    def _save(self, instance: Instance, local: Sequence[int]) -> None:
+        """Set the instance going; local activities are its next turn's to run."""
         instance.status = InstanceStatus.RUNNING
         instance.output = instance.failure = instance.completed_at = None
         instance.waiting_for = []
         instance.tries = 0
         instance.save(using=self._using, update_fields=_SAVED)
+        postponed = {inbox.POSTPONED: self._sequences(instance, local)} if local else {}
         Message.objects.using(self._using).create(
             instance=instance,
             execution_id=instance.execution_id,
             kind=MessageKind.START,
-            attributes=json.dumps({inbox.REWOUND: True}),
+            attributes=json.dumps({inbox.REWOUND: True} | postponed),
             visible_at=clock.aware(self._now),
         )
+
+    def _sequences(self, instance: Instance, task_ids: Sequence[int]) -> list[int]:
+        """Return where the history has the last attempt of each activity."""
+        scheduled = HistoryRow.objects.using(self._using).filter(
+            instance=instance,
+            execution_id=instance.execution_id,
+            kind=rows.kind_of(events.TaskScheduledEvent),
+            task_id__in=task_ids,
+        )
+        last = dict(scheduled.order_by("sequence").values_list("task_id", "sequence"))
+        return sorted(last.values())
 
     # ---------------------------------------------------------------- what is scheduled again
 

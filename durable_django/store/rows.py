@@ -331,9 +331,27 @@ def read_history(using: str, instance: int, execution_id: str) -> list[HistoryEv
     return [event for _, event in read_turns(using, instance, execution_id)]
 
 
+def read_events(
+    using: str, instance: int, execution_id: str, sequences: Sequence[int]
+) -> list[tuple[int, HistoryEvent]]:
+    """Return single events of one execution, in order, each with its sequence number."""
+    vendor = connections[using].vendor
+    fields = ("timestamp", "kind", "task_id", "name", "data", "attributes", "sequence")
+    sequence = column(HistoryRow, "sequence", vendor)
+    condition, parameters = any_of(vendor, sequence, sequences)
+    sql = (
+        f"SELECT {columns(HistoryRow, fields, vendor)} FROM {table(HistoryRow, vendor)}"
+        f" WHERE {column(HistoryRow, 'instance', vendor)} = %s"
+        f" AND {column(HistoryRow, 'execution_id', vendor)} = %s AND {condition} ORDER BY {sequence}"
+    )
+    return [
+        (number, event_from_columns(clock.from_orm(timestamp), *rest))
+        for timestamp, *rest, number in fetch(using, sql, [instance, execution_id, *parameters])
+    ]
+
+
 def read_turns(using: str, instance: int, execution_id: str) -> list[tuple[int, HistoryEvent]]:
     """Return the events of one execution, in order, each with the number of its turn."""
-
     vendor = connections[using].vendor
     fields = ("timestamp", "kind", "task_id", "name", "data", "attributes", "turn")
     sql = (

@@ -157,7 +157,7 @@ class _InlineWorker:
             self._follow(report)
             send_activity_signals(self._registry, self._using, work.results)
             keys = report.committed.touched | report.again
-            for key in report.alone:
+            for key in sorted(report.alone | report.local):
                 keys |= self._move_alone(key)
             if scan and not report.did_something and not self._run_entities():
                 return Drained(self._movers.total(), self._ran, self._performed)
@@ -176,15 +176,16 @@ class _InlineWorker:
         if self._replay:
             self._processor.cache.clear()
         send_orchestration_signals(self._registry, self._using, report.moved)
+        send_activity_signals(self._registry, self._using, report.local_failures)
         self._check_turns()
 
     def _move_alone(self, key: int) -> set[int]:
-        """Move an instance whose turn has failed, until it works or the instance is given up."""
+        """Move an instance whose turn has failed, or has local activities, until it works or is given up."""
         for _ in range(settings.MAX_TRIES + 1):
             report = self._processor.run_alone(key, slots=_SLOTS)
             self._follow(report)
             if not report.alone:
-                return report.committed.touched
+                return report.committed.touched | report.local
         raise DrainError(
             f"The turn of {self._name(key)} fails each time, and that is not the orchestrator's fault: see "
             "the errors in the log of durable_django.worker."

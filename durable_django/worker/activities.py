@@ -66,12 +66,12 @@ class ActivityRunner:
             return async_to_sync(self.run_async)(leased)
         started_at = clock.now()
         try:
-            payload = self._written(leased, self._call(leased))
+            payload = self.output(leased)
         except KeyboardInterrupt:
             raise  # In the main thread, as in drain(), it is for whoever sits at the keyboard.
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the activity's, not the worker's
-            return self._result(leased, started_at, None, FailureDetails.from_exception(error))
-        return self._result(leased, started_at, payload, None)
+            return self.result(leased, started_at, None, FailureDetails.from_exception(error))
+        return self.result(leased, started_at, payload, None)
 
     async def run_async(self, leased: Leased) -> ActivityResult:
         """Run an ``async def`` activity on the present event loop."""
@@ -79,8 +79,12 @@ class ActivityRunner:
         try:
             payload = self._written(leased, await self._call(leased))
         except BaseException as error:  # noqa: BLE001 - a cancellation is a failure like any other
-            return self._result(leased, started_at, None, FailureDetails.from_exception(error))
-        return self._result(leased, started_at, payload, None)
+            return self.result(leased, started_at, None, FailureDetails.from_exception(error))
+        return self.result(leased, started_at, payload, None)
+
+    def output(self, leased: Leased) -> str | None:
+        """Run a plain activity and return what it returns, serialised; what it raises is raised."""
+        return self._written(leased, self._call(leased))
 
     def _call(self, leased: Leased) -> Any:
         function = self._registry.activity(leased.name).fn
@@ -90,7 +94,8 @@ class ActivityRunner:
     def _written(self, leased: Leased, value: object) -> str | None:
         return self._codec.dumps(value, f"the result of activity {leased.name!r}")
 
-    def _result(
+    def result(
         self, leased: Leased, started_at: datetime, payload: str | None, failure: FailureDetails | None
     ) -> ActivityResult:
+        """Return the result of an activity that has just ended."""
         return ActivityResult(leased, payload, failure, self._worker, started_at, clock.now())

@@ -9,8 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -31,6 +29,7 @@ from durable_django.store.entities import Holder, LockedEntity, Operation
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
 from durable_django.store.operations import Address, NewOperation
+from durable_django.store.savepoints import SavepointOnUse
 from durable_django.store.scope import Served
 
 logger = logging.getLogger("durable_django.worker")
@@ -219,7 +218,7 @@ class EntityProcessor:
             clock.now(),
         )
         try:
-            with _savepoint_on_use(self.using):
+            with SavepointOnUse(self.using):
                 output = self._output(context, op)
         except (KeyboardInterrupt, MemoryError, OperationalError):
             raise  # A deadlock, for one, has taken the whole transaction.
@@ -288,32 +287,3 @@ class EntityProcessor:
 
 async def _awaited(value: Any) -> Any:
     return await value
-
-
-@contextmanager
-def _savepoint_on_use(using: str) -> Iterator[None]:
-    """Undo the block's database writes if it raises. The savepoint is made before its first query."""
-    connection = connections[using]
-    savepoint: str | None = None
-
-    def before_query(execute: Callable[..., Any], *query: Any) -> Any:
-        nonlocal savepoint
-        connection.execute_wrappers.remove(before_query)
-        savepoint = transaction.savepoint(using)
-        return execute(*query)
-
-    hooks = len(connection.run_on_commit)
-    connection.execute_wrappers.append(before_query)
-    try:
-        yield
-        if savepoint is not None:  # What has broken the transaction and hidden it is found out here.
-            transaction.savepoint_commit(savepoint, using)
-    except BaseException:
-        del connection.run_on_commit[hooks:]
-        if savepoint is not None:
-            connection.needs_rollback = False
-            transaction.savepoint_rollback(savepoint, using)
-        raise
-    finally:
-        if before_query in connection.execute_wrappers:
-            connection.execute_wrappers.remove(before_query)

@@ -13,6 +13,7 @@ from datetime import datetime
 from django.db import connections
 
 from durable_django import signals
+from durable_django.conf import settings
 from durable_django.core.registry import Registry
 from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock, wakeup
@@ -61,6 +62,7 @@ class TurnLoop:
         self._keys: set[int] = set()
         self._touched: deque[int] = deque()
         self._alone: set[int] = set()
+        self._local: dict[int, None] = {}  # A set in order: who has waited longest goes first.
         self._timers: list[tuple[datetime, int]] = []
         self._hinted = True
         self._unclaimed = True
@@ -123,13 +125,14 @@ class TurnLoop:
         work = self._gather()
         if self._is_draining:
             work = Work(work.results)
-        if not (work.results or work.keys or work.scan or work.claim_activities or self._alone):
+        has_work = work.results or work.keys or work.scan or work.claim_activities
+        if not (has_work or self._alone or self._local):
             return
         try:
             report = Report()
             if self._careful():
                 report = self._move_carefully(work)
-            elif work.results or work.keys or work.scan or work.claim_activities:
+            elif has_work:
                 report = self._processor.run(work)
                 self._follow(work, report)
         except Exception:
@@ -138,6 +141,7 @@ class TurnLoop:
             self._keys |= work.keys
             raise
         self._move_suspects()
+        self._move_local()
         self._schedule_poll(work, report)
 
     def _wait(self) -> None:
@@ -183,6 +187,7 @@ class TurnLoop:
         self._entities_touched(committed.entities)
         self._keys |= committed.touched | report.again
         self._alone |= report.alone
+        self._local |= dict.fromkeys(sorted(report.local))
         self._results.extend(report.lost_results)
         if work.claim_activities:
             self._unclaimed = report.more_activities
@@ -200,7 +205,7 @@ class TurnLoop:
         self._outbox.changes(report.changed, here_only=report.is_announced)
         registry = self._processor.options.registry
         send_orchestration_signals(registry, self._using, report.moved)
-        send_activity_signals(registry, self._using, work.results)
+        send_activity_signals(registry, self._using, [*work.results, *report.local_failures])
 
     @property
     def _has_slots(self) -> bool:
@@ -246,6 +251,26 @@ class TurnLoop:
             self._follow(Work(), report)
         self._note(None)
 
+    def _move_local(self) -> None:
+        """Run local activities, each instance's in a transaction of its own; not for long, others wait."""
+        if self._is_draining:
+            self._local.clear()  # The tables have them, for another worker.
+        if not self._local:
+            return
+        until = time.monotonic() + settings.LOCAL_SECONDS
+        is_careful = self._careful()
+        while self._local and time.monotonic() < until:
+            key = next(iter(self._local))
+            del self._local[key]
+            if is_careful:
+                self._note(key)
+            report = self._processor.run_alone(key, slots=self._pool.free)
+            self._follow(Work(), report)
+        if is_careful:
+            self._note(None)
+        if self._local:
+            self._wake.set()
+
     def _schedule_poll(self, work: Work, report: Report) -> None:
         if report.did_something or report.missed:
             self._pause = _SHORTEST_POLL
@@ -258,7 +283,7 @@ class TurnLoop:
         elif report.missed:
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
         is_quiet = work.scan and not report.did_something and not self._wake.is_set()
-        if is_quiet and self._pool.is_idle and not (self._results or self._alone):
+        if is_quiet and self._pool.is_idle and not (self._results or self._alone or self._local):
             self.is_idle.set()
 
     def _survive(self) -> None:

@@ -9,20 +9,17 @@ whose outcome nobody knows, costs a read of the history and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
-from durable_django.core.decisions import TurnOutcome
 from durable_django.core.errors import FailureDetails
-from durable_django.core.events import HistoryEvent
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
@@ -45,7 +42,9 @@ from durable_django.store.inbox import Arrived, NewMessage
 from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.cache import ExecutionCache
+from durable_django.worker.feeds import Feed, Found, Results
 from durable_django.worker.guard import no_queries
+from durable_django.worker.local import LocalActivities
 from durable_django.worker.slots import Slots
 
 logger = logging.getLogger("durable_django.worker")
@@ -81,10 +80,11 @@ class Report:
     """What a batch did, once it is committed.
 
     ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next
-    batch, ``lost_results`` what was not recorded and is to be handed in again. ``is_announced`` says that
-    whoever waits in other processes has been told of ``changed``. ``is_full`` says that there may be more
-    where this came from, ``missed`` that an instance was held by somebody else, ``next_due`` (of an empty
-    scan) when something will be ready.
+    batch, ``local`` those with local activities to run, each in a transaction of its own, ``lost_results``
+    what was not recorded and is to be handed in again. ``local_failures`` are the local activities that
+    failed. ``is_announced`` says that whoever waits in other processes has been told of ``changed``.
+    ``is_full`` says that there may be more where this came from, ``missed`` that an instance was held by
+    somebody else, ``next_due`` (of an empty scan) when something will be ready.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -92,6 +92,8 @@ class Report:
     leased: list[Leased] = field(default_factory=list)
     alone: set[int] = field(default_factory=set)
     again: set[int] = field(default_factory=set)
+    local: set[int] = field(default_factory=set)
+    local_failures: list[ActivityResult] = field(default_factory=list)
     lost_results: list[ActivityResult] = field(default_factory=list)
     is_announced: bool = False
     is_full: bool = False
@@ -113,28 +115,7 @@ class Report:
     @property
     def did_something(self) -> bool:
         """Whether anything was moved or leased."""
-        return bool(self.moved or self.leased or self.again or self.alone)
-
-
-class _Found(NamedTuple):
-    """An activity's result whose row was still ours, and the execution that it is for."""
-
-    event: HistoryEvent
-    execution_id: str
-
-
-_Results = dict[int, list[_Found]]
-"""Results by the key of their instance."""
-
-
-@dataclass(slots=True)
-class _Feed:
-    """One instance of a batch: what it takes in, and the execution that takes it."""
-
-    instance: Claimed
-    arrived: Arrived
-    execution: Execution
-    outcome: TurnOutcome | None = None
+        return bool(self.moved or self.leased or self.again or self.alone or self.local)
 
 
 class TurnProcessor:
@@ -159,7 +140,8 @@ class TurnProcessor:
         self._versioning = versioning
         self._batch_instances = batch_instances or settings.BATCH_INSTANCES
         self._watch = watch
-        self._fed: list[_Feed] = []
+        self._local = LocalActivities(using, options, worker, watch)
+        self._fed: list[Feed] = []
         self._moving: set[int] = set()
         self._last_errors: dict[int, Exception] = {}
         self._last_scanned = 0
@@ -244,14 +226,17 @@ class TurnProcessor:
         slots = self._slots(work)
         until = now + timedelta(seconds=settings.LEASE_SECONDS)
         batch = Batch(cursor, now, Lessor(self.worker, until, slots.take) if work.lease_new else None)
+        own = alone or len(claimed) == 1
         for instance in movable:
             inbox_of = arrived.get(instance.pk) or Arrived()
-            for found in results.pop(instance.pk, ()):
-                if found.execution_id == instance.execution_id:
-                    inbox_of.add(found.event)
-            self._prepare(instance, inbox_of, now)
+            if inbox_of.postponed and not own:
+                del arrived[instance.pk]
+                report.local.add(instance.pk)
+                continue
+            self._prepare(instance, inbox_of, results.pop(instance.pk, []), now)
         self._feed(now)
-        for moved in self._outcomes():
+        self._run_local(own, arrived, results, report)
+        for moved in [feed.moved() for feed in self._fed]:
             batch.add(moved)
             report.moved.append(moved)
         self._leave(cursor, claimed, results, now)
@@ -273,10 +258,10 @@ class TurnProcessor:
         return Slots(work.slots, work.async_slots, self.scope.activities, async_names)
 
     @staticmethod
-    def _found(results: Sequence[ActivityResult], recorded: Sequence[Recorded]) -> _Results:
+    def _found(results: Sequence[ActivityResult], recorded: Sequence[Recorded]) -> Results:
         """Return the events of those results whose rows were still ours, by instance."""
         rows_by_token = {row.token: row for row in recorded}
-        found: _Results = {}
+        found: Results = {}
         for result in results:
             row = rows_by_token.get(result.leased.token)
             if row is None:
@@ -287,7 +272,7 @@ class TurnProcessor:
                     result.leased.task_id,
                 )
                 continue
-            found.setdefault(row.instance, []).append(_Found(result.event(row.task_id), row.execution_id))
+            found.setdefault(row.instance, []).append(Found(result.event(row.task_id), row.execution_id))
         return found
 
     def _claim(
@@ -357,13 +342,16 @@ class TurnProcessor:
 
     # ---------------------------------------------------------------- the code
 
-    def _prepare(self, instance: Claimed, arrived: Arrived, now: datetime) -> None:
+    def _prepare(self, instance: Claimed, arrived: Arrived, found: list[Found], now: datetime) -> None:
         """Bring an instance that has something to do to where its history ends."""
+        for result in found:
+            if result.execution_id == instance.execution_id:
+                arrived.add(result.event)
         if instance.is_pending:
             arrived.lead(inbox.started(instance, instance.input, now))
         elif not arrived.events and not arrived.goes_on:
             return
-        self._fed.append(_Feed(instance, arrived, self._execution(instance)))
+        self._fed.append(Feed(instance, arrived, self._execution(instance), found))
 
     def _feed(self, now: datetime) -> None:
         """Run the code of all that is prepared."""
@@ -372,6 +360,17 @@ class TurnProcessor:
                 with self._watch(feed.instance):
                     present = max(now, feed.instance.last_updated_at)
                     feed.outcome = feed.execution.turn(present, feed.arrived.events)
+
+    def _run_local(self, own: bool, arrived: dict[int, Arrived], results: Results, report: Report) -> None:
+        """Run local activities if the transaction is one instance's ``own``; else see that they are run."""
+        done = self._local.run(self._fed, own=own)
+        report.local |= done.unfinished
+        report.local_failures += done.failures
+        for feed in done.left:
+            feed.execution.close()
+            self._fed.remove(feed)
+            arrived.pop(feed.instance.pk, None)
+            results[feed.instance.pk] = feed.found
 
     def _execution(self, instance: Claimed) -> Execution:
         key = (instance.pk, instance.execution_id, instance.next_sequence)
@@ -409,24 +408,11 @@ class TurnProcessor:
 
     # ---------------------------------------------------------------- after the code
 
-    def _outcomes(self) -> Iterable[Moved]:
-        for feed in self._fed:
-            outcome = feed.outcome
-            assert outcome is not None
-            seen = len(feed.arrived.events)
-            following = outcome.continue_as_new
-            if following is not None:
-                # What the code has not seen stays in the inbox, for the next execution.
-                seen = outcome.consumed
-                carried = following.carried + feed.arrived.unseen_of_start(seen)
-                outcome.continue_as_new = replace(following, carried=carried)
-            yield Moved(feed.instance, outcome, feed.arrived.carriers_of(seen), feed.execution.now)
-
     def _leave(
         self,
         cursor: CursorWrapper,
         claimed: Sequence[Claimed],
-        results: _Results,
+        results: Results,
         now: datetime,
     ) -> None:
         """Put results into the inboxes of instances that this batch does not move."""
@@ -483,6 +469,8 @@ def _merge(total: Report, report: Report) -> None:
     total.leased += report.leased
     total.alone |= report.alone
     total.again |= report.again
+    total.local |= report.local
+    total.local_failures += report.local_failures
     total.lost_results += report.lost_results
     total.committed.unleased |= report.committed.unleased
     total.committed.touched |= report.committed.touched

@@ -132,7 +132,7 @@ class Upkeep:
             return
         logger.warning(
             "Orchestrator %r of instance %s has been running for over %s s without a pause. It must yield, "
-            "and leave work to activities: all other instances wait for it.",
+            "and leave work to activities that are not local: all other instances wait for it.",
             slow.name,
             slow.instance_id,
             settings.SLOW_TURN_SECONDS,
