@@ -145,12 +145,10 @@ class Settings:
         _SECONDS, 0.1, "A local activity that takes longer, in seconds, is reported by name."
     )
     LOCAL_ACTIVITIES: int = _key(
-        _COUNT, 500, "The most local activities that one transaction runs; the next one goes on."
+        _COUNT, 500, "The most local activities that one transaction runs; the next goes on."
     )
     LOCAL_SECONDS: float = _key(
-        _SECONDS,
-        0.5,
-        "After so many seconds of local activities a transaction commits; the next one goes on.",
+        _SECONDS, 0.5, "After so many seconds of local activities a transaction commits; the next goes on."
     )
     LOCAL_LOCK_SECONDS: float = _key(
         _SECONDS,

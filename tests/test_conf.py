@@ -44,6 +44,10 @@ def test_the_defaults() -> None:
         "ENTITY_THREADS": 4,
         "AUTODISCOVER_MODULE": "workflows",
         "SLOW_TURN_SECONDS": 1.0,
+        "SLOW_LOCAL_SECONDS": 0.1,
+        "LOCAL_ACTIVITIES": 500,
+        "LOCAL_SECONDS": 0.5,
+        "LOCAL_LOCK_SECONDS": 1.0,
     }
 
 

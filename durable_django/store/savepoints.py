@@ -78,8 +78,8 @@ class SavepointOnUse:
                 "around that."
             ) from error
         # One that raises would pass for a failed commit.
-        hooks = connection.run_on_commit
-        hooks[self._hooks :] = [(*hook[:2], True) for hook in hooks[self._hooks :]]
+        hooks: list[Any] = connection.run_on_commit
+        hooks[self._hooks :] = [(ids, hook, True) for ids, hook, _ in hooks[self._hooks :]]
 
     def _undo(self) -> None:
         connection = self._connection

@@ -10,18 +10,21 @@ import time
 
 import django
 
-from tests.benchmarks import orchestrations
-
 
 def main() -> None:
     """Run a worker from the first line of the standard input to its end."""
     django.setup()
     from durable_django.worker import DurableTaskWorker
+    from tests.benchmarks import orchestrations
 
     worker = DurableTaskWorker()
     worker.add_orchestrator(orchestrations.chain)
     worker.add_orchestrator(orchestrations.fan_out)
+    worker.add_orchestrator(orchestrations.local_chain)
+    worker.add_orchestrator(orchestrations.inserting_chain)
     worker.add_activity(orchestrations.nothing)
+    worker.add_activity(orchestrations.nothing_here)
+    worker.add_activity(orchestrations.insert_here)
     worker.add_entity(orchestrations.counter)
     _say("ready")
     if sys.stdin.readline():

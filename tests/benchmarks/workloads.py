@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.contrib.auth.models import Group
 from django.db import transaction
 
 from durable_django.client import DurableTaskClient
 from durable_django.entities import EntityInstanceId
 from durable_django.history import ExecutionStartedEvent, TaskCompletedEvent
 from durable_django.models import Entity, EntityOperation, Instance, InstanceStatus
-from tests.benchmarks.orchestrations import chain, fan_out
+from tests.benchmarks.orchestrations import chain, fan_out, inserting_chain, local_chain
 
 _STEPS_PER_ORCHESTRATION = 3
 _EDGE = 100
@@ -90,6 +91,20 @@ def measure_chain(length: int, workers: Workers) -> Figures:
     edge = min(_EDGE, length // 2)
     first, last = _per_step(moments[: edge + 1]), _per_step(moments[-edge - 1 :])
     return {"step": _per_step(moments), "first": first, "last": last, "growth": last / first}
+
+
+def measure_local(length: int, workers: Workers) -> Figures:
+    """Time the steps of long chains of local activities, seen from here: one commit has many of them."""
+    client = DurableTaskClient()
+    figures = {}
+    with workers():
+        _warm_up(client)
+        for key, orchestrator in (("nothing", local_chain), ("insert", inserting_chain)):
+            Group.objects.all().delete()
+            started = time.perf_counter()
+            _run(client, client.schedule_new_orchestration(orchestrator, input=length))
+            figures[key] = (time.perf_counter() - started) * 1000 / length
+    return figures
 
 
 def measure_latency(count: int, workers: Workers) -> Figures:
@@ -204,6 +219,17 @@ WORKLOADS = (
             Metric("first", f"first {_EDGE} steps", "ms per step"),
             Metric("last", f"last {_EDGE} steps", "ms per step"),
             Metric("growth", "last / first", "", at_most=1.2),
+        ),
+    ),
+    Workload(
+        "local",
+        "one chain of {} local activities",
+        1000,
+        1000,
+        measure_local,
+        (
+            Metric("nothing", "a step that does nothing", "ms", at_most=0.2),
+            Metric("insert", "a step that inserts a row", "ms"),
         ),
     ),
     Workload(
