@@ -143,6 +143,7 @@ class _InlineWorker:
         self._movers: Counter[tuple[str, str]] = Counter()
         self._operations: Counter[Address] = Counter()
         self._ran = 0
+        self._ran_locally = 0
         self._performed = 0
 
     def run(self) -> Drained:
@@ -177,6 +178,8 @@ class _InlineWorker:
             self._processor.cache.clear()
         send_orchestration_signals(self._registry, self._using, report.moved)
         send_activity_signals(self._registry, self._using, report.local_failures)
+        self._ran += report.local_ran
+        self._ran_locally += report.local_ran
         self._check_turns()
 
     def _move_alone(self, key: int) -> set[int]:
@@ -197,7 +200,8 @@ class _InlineWorker:
         return f"instance {instances[0].instance_id!r}" if instances else "an instance that is gone"
 
     def _check_turns(self) -> None:
-        if self._movers.total() <= self._max_turns:
+        # Were it not local, each of these would have taken a turn.
+        if self._movers.total() + self._ran_locally <= self._max_turns:
             return
         (((instance_id, name), count),) = self._movers.most_common(1)
         raise DrainError(

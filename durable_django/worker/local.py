@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +27,7 @@ from durable_django.core.events import (
     TaskScheduledEvent,
 )
 from durable_django.core.options import ExecutionOptions
+from durable_django.core.registry import ActivityRegistration
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock, pipeline, rows
@@ -48,11 +49,12 @@ Watch = Callable[[Claimed], AbstractContextManager[None]]
 class LocalReport:
     """What the local activities of a batch have come to.
 
-    ``failures`` are the results of those that failed. ``unfinished`` are the keys of instances that have some
+    ``ran`` says how many were run, ``failures`` are the results of those that failed. ``unfinished`` are the keys of instances that have some
     left to run. Of these, the ones in ``left`` have come to their end in a transaction which is not their
     own: there is no next turn to run them, so that this one has to be taken once more.
     """
 
+    ran: int = 0
     failures: list[ActivityResult] = field(default_factory=list)
     unfinished: set[int] = field(default_factory=set)
     left: list[Feed] = field(default_factory=list)
@@ -65,8 +67,9 @@ class LocalActivities:
         self._using = using
         self._runner = ActivityRunner(options.registry, options.codec, worker)
         self._watch = watch
-        registered = options.registry.activities.values()
-        self._names = frozenset(activity.name for activity in registered if activity.local)
+        self._registry = options.registry
+        self._registered: Mapping[str, ActivityRegistration] = {}
+        self._names: frozenset[str] = frozenset()
 
     def run(self, feeds: Sequence[Feed], *, own: bool) -> LocalReport:
         """Run what the turns have scheduled, and what earlier ones have postponed.
@@ -78,6 +81,9 @@ class LocalActivities:
             TransactionManagementError: An activity has closed the connection.
         """
         report = LocalReport()
+        if self._registry.activities is not self._registered:
+            self._registered = self._registry.activities
+            self._names = frozenset(name for name, found in self._registered.items() if found.local)
         for feed in feeds:
             if self._names or feed.arrived.postponed:
                 self._run(feed, report, own=own)
@@ -93,6 +99,7 @@ class LocalActivities:
         if own:
             self._run_all(turn, feed.execution)
         turn.conclude(feed)
+        report.ran += turn.count
         report.failures += turn.failures
         if turn.queue:
             report.unfinished.add(feed.instance.pk)

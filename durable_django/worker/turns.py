@@ -81,10 +81,10 @@ class Report:
 
     ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next
     batch, ``local`` those with local activities to run, each in a transaction of its own, ``lost_results``
-    what was not recorded and is to be handed in again. ``local_failures`` are the local activities that
-    failed. ``is_announced`` says that whoever waits in other processes has been told of ``changed``.
-    ``is_full`` says that there may be more where this came from, ``missed`` that an instance was held by
-    somebody else, ``next_due`` (of an empty scan) when something will be ready.
+    what was not recorded and is to be handed in again. ``local_ran`` says how many local activities were
+    run, ``local_failures`` are those that failed. ``is_announced`` says that whoever waits in other processes
+    has been told of ``changed``. ``is_full`` says that there may be more where this came from, ``missed``
+    that an instance was held by somebody else, ``next_due`` (of an empty scan) when something will be ready.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -93,6 +93,7 @@ class Report:
     alone: set[int] = field(default_factory=set)
     again: set[int] = field(default_factory=set)
     local: set[int] = field(default_factory=set)
+    local_ran: int = 0
     local_failures: list[ActivityResult] = field(default_factory=list)
     lost_results: list[ActivityResult] = field(default_factory=list)
     is_announced: bool = False
@@ -365,6 +366,7 @@ class TurnProcessor:
         """Run local activities if the transaction is one instance's ``own``; else see that they are run."""
         done = self._local.run(self._fed, own=own)
         report.local |= done.unfinished
+        report.local_ran += done.ran
         report.local_failures += done.failures
         for feed in done.left:
             feed.execution.close()
@@ -470,6 +472,7 @@ def _merge(total: Report, report: Report) -> None:
     total.alone |= report.alone
     total.again |= report.again
     total.local |= report.local
+    total.local_ran += report.local_ran
     total.local_failures += report.local_failures
     total.lost_results += report.lost_results
     total.committed.unleased |= report.committed.unleased
