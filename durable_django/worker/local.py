@@ -49,9 +49,10 @@ Watch = Callable[[Claimed], AbstractContextManager[None]]
 class LocalReport:
     """What the local activities of a batch have come to.
 
-    ``ran`` says how many were run, ``failures`` are the results of those that failed. ``unfinished`` are the keys of instances that have some
-    left to run. Of these, the ones in ``left`` have come to their end in a transaction which is not their
-    own: there is no next turn to run them, so that this one has to be taken once more.
+    ``ran`` says how many were run, ``failures`` are the results of those that failed. ``unfinished`` are the
+    keys of instances that have some left to run. Of these, the ones in ``left`` have come to their end in a
+    transaction which is not their own: there is no next turn to run them, so that this one has to be taken
+    once more.
     """
 
     ran: int = 0
@@ -91,6 +92,8 @@ class LocalActivities:
 
     def _run(self, feed: Feed, report: LocalReport, *, own: bool) -> None:
         turn = _Turn(self._names, feed)
+        if turn.outcome.may_hold_locks:
+            return  # The code is not to be run, for what it does to workers, say. A rewind finds what is left.
         if sequences := feed.arrived.postponed:
             key = feed.instance.pk, feed.instance.execution_id
             turn.take_up(rows.read_events(self._using, *key, sequences))

@@ -51,9 +51,9 @@ def post(ctx: task.ActivityContext, name: str) -> str:
 
 def writer(ctx: task.OrchestrationContext, names: list[str]) -> Steps:
     """Insert rows, one after the other."""
-    results = []
+    results: list[str] = []
     for name in names:
-        results.append((yield ctx.call_activity(write, input=name)))
+        results += [(yield ctx.call_activity(write, input=name))]
     return results
 
 
