@@ -93,7 +93,7 @@ class LocalActivities:
     def _run(self, feed: Feed, report: LocalReport, *, own: bool) -> None:
         turn = _Turn(self._names, feed)
         if turn.outcome.may_hold_locks:
-            return  # The code is not to be run, for what it does to workers, say. A rewind finds what is left.
+            return  # The code is not to be run, for what it does to workers, say. A rewind finds the rest.
         if sequences := feed.arrived.postponed:
             key = feed.instance.pk, feed.instance.execution_id
             turn.take_up(rows.read_events(self._using, *key, sequences))

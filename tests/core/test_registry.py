@@ -137,6 +137,9 @@ class TestRegistry:
             ({"priority": "high"}, TypeError, "priority"),
             ({"priority": 40_000}, ValueError, "priority must be between"),
             ({"retry_policy": 3}, TypeError, "retry_policy"),
+            ({"local": 1}, TypeError, "local must be True or False, not 1"),
+            ({"local": True, "queue": "mail"}, ValueError, r"greet .* has queue=, and local=True"),
+            ({"local": True, "priority": 2}, ValueError, r"greet .* has priority=, and local=True"),
         ],
     )
     def test_a_bad_option_is_refused_by_name(
@@ -249,6 +252,23 @@ class TestDecorators:
 
         assert registry.add_activity(hello, priority=1) == "hi"
         assert registry.activity("hi") == ActivityRegistration("hi", hello, "mail", 1, RETRY)
+
+    def test_a_worker_takes_over_what_is_local(self, app_registry: Registry, registry: Registry) -> None:
+        @activity(local=True, retry_policy=RETRY)
+        def hello(ctx: Any, _: Any) -> None: ...
+
+        registry.add_activity(hello)
+        expected = ActivityRegistration("hello", hello, retry_policy=RETRY, local=True)
+        assert registry.activity("hello") == app_registry.activity("hello") == expected
+        registry.add_activity(hello, name="elsewhere", local=False, queue="mail")
+        assert registry.activity("elsewhere") == ActivityRegistration("elsewhere", hello, "mail", 0, RETRY)
+
+    def test_a_local_activity_that_is_async_is_refused_at_once(self, app_registry: Registry) -> None:
+        async def hello(ctx: Any, _: Any) -> None: ...
+
+        with pytest.raises(TypeError, match=r"hello .* is async def, and local=True: .* Write it with def"):
+            activity(local=True)(hello)
+        assert not app_registry.activities
 
     def test_a_positional_name_is_refused(self) -> None:
         with pytest.raises(TypeError, match="callable, not str"):

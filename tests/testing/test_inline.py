@@ -304,6 +304,58 @@ class TestDrain:
             bench.drain()
 
 
+class TestLocalActivities:
+    def test_they_run_within_the_turn(self, bench: Bench) -> None:
+        def save(ctx: task.ActivityContext, name: str) -> str:
+            return Group.objects.create(name=name).name
+
+        @bench.orchestrator
+        def saving(ctx: task.OrchestrationContext, names: list[str]) -> Steps:
+            return (yield task.when_all([ctx.call_activity(save, input=name) for name in names]))
+
+        bench.registry.add_activity(save, local=True)
+        names = [f"n{number}" for number in range(1200)]
+        one, two = bench.start(saving, names), bench.start(saving, ["a", "b"])
+        drained = bench.drain()
+        assert (bench.output(one), bench.output(two)) == (names, ["a", "b"])
+        assert Group.objects.count() == 1202
+        assert drained == Drained(turns=6, activities=1202)
+
+    def test_a_failure_breaks_nothing_and_is_tried_again_in_its_time(self, bench: Bench) -> None:
+        attempts: list[int] = []
+
+        def flaky(ctx: task.ActivityContext, _: None) -> str:
+            attempts.append(1)
+            Group.objects.create(name="once")
+            if len(attempts) == 1:
+                Group.objects.create(name="once")
+            return "done"
+
+        @bench.orchestrator
+        def trying(ctx: task.OrchestrationContext, _: None) -> Steps:
+            policy = durable_django.RetryPolicy(first_retry_interval=DAY, max_number_of_attempts=2)
+            return (yield ctx.call_activity(flaky, retry_policy=policy))
+
+        heard: list[str] = []
+
+        def listen(name: str, **_: Any) -> None:
+            heard.append(name)
+
+        bench.registry.add_activity(flaky, local=True)
+        signals.activity_failed.connect(listen)
+        try:
+            with virtual_time(START):
+                instance_id = bench.start(trying)
+                bench.drain(replay=True)
+                assert bench.state(instance_id).runtime_status == RUNNING
+                advance(DAY, registry=bench.registry, replay=True)
+        finally:
+            signals.activity_failed.disconnect(listen)
+        assert bench.output(instance_id) == "done"
+        assert (len(attempts), heard) == (2, ["flaky"])
+        assert Group.objects.get().name == "once"
+
+
 class TestEndless:
     def test_activities_for_ever(self, bench: Bench) -> None:
         @bench.activity
@@ -319,6 +371,22 @@ class TestEndless:
         with pytest.raises(DrainError, match=r"after 50 turns, 51 of them of instance 'mill' .*'treadmill'"):
             bench.drain(max_turns=50)
         # Nothing is lost: whoever drains next finds it all.
+        bench.client.terminate_orchestration("mill")
+        assert bench.drain() == Drained()
+
+    def test_local_activities_for_ever(self, bench: Bench) -> None:
+        @bench.orchestrator
+        def treadmill(ctx: task.OrchestrationContext, _: None) -> Steps:
+            while True:
+                yield ctx.call_activity("nothing")
+
+        def nothing(ctx: task.ActivityContext, _: None) -> None:
+            pass
+
+        bench.registry.add_activity(nothing, local=True)
+        bench.start(treadmill, instance_id="mill")
+        with pytest.raises(DrainError, match=r"after 700 turns, 2 of them of instance 'mill' .*'treadmill'"):
+            bench.drain(max_turns=700)
         bench.client.terminate_orchestration("mill")
         assert bench.drain() == Drained()
 
