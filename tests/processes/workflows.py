@@ -9,6 +9,8 @@ from collections.abc import Generator
 from datetime import timedelta
 from typing import Any
 
+from django.contrib.auth.models import Group
+
 import durable_django
 from durable_django import entities, task
 
@@ -36,6 +38,26 @@ def fail_often(ctx: task.ActivityContext, number: int) -> int:
     if random.random() < 0.4:
         raise OSError("bad luck")
     return number + 1
+
+
+@durable_django.activity(local=True)
+def enter(ctx: task.ActivityContext, number: int) -> int:
+    """Insert a row that must not be there yet, in the turn itself; return how many this instance has."""
+    Group.objects.create(name=f"{ctx.orchestration_id} {number}")
+    return Group.objects.filter(name__startswith=f"{ctx.orchestration_id} ").count()
+
+
+@durable_django.orchestrator
+def ledger(ctx: task.OrchestrationContext, length: int) -> Steps:
+    """Return ``length``, by that many local activities, now one and now three at once, and others between."""
+    number = 0
+    while number < length:
+        width = min(3 if number % 2 else 1, length - number)
+        entries = [ctx.call_activity(enter, input=number + step) for step in range(width)]
+        number = (yield task.when_all(entries))[-1]
+        if number % 3 == 0:
+            yield ctx.call_activity(add_one, input=number)
+    return number
 
 
 @durable_django.orchestrator

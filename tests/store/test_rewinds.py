@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_failed_activity_is_scheduled_again_in_a_new_execution() -> None:
     assert (task.queue, task.priority, task.lease_token) == ("fast", 7, None)
     start = start_message(instance)
     assert (start.execution_id, start.attributes) == (instance.execution_id, '{"rewound": true}')
+
+
+def test_a_failed_local_activity_is_left_to_the_next_turn() -> None:
+    instance = factories.make_instance()
+    retried = scheduled(2, "count", local=True)
+    factories.add_history(instance, scheduled(1), scheduled(2, "count", local=True))
+    factories.add_history(instance, retried)
+    factories.add_history(instance, failed(2))
+    factories.fail(instance, failed_by=[4])
+    rewinds.rewind(USING, "flow")
+    assert ActivityTask.objects.get().task_id == 1
+    instance.refresh_from_db()
+    attributes = start_message(instance).attributes
+    assert attributes is not None
+    assert json.loads(attributes) == {"rewound": True, "postponed": [3]}
 
 
 def test_siblings_that_still_run_belong_to_the_new_execution() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.db import connection
 
 from durable_django.client import DurableTaskClient
@@ -32,6 +33,7 @@ _SETTINGS = {
     "HEARTBEAT_SECONDS": 0.5,
     "POLL_INTERVAL": 0.2,
     "ACTIVITY_THREADS": 8,
+    "LOCAL_ACTIVITIES": 2,
 }
 
 
@@ -55,9 +57,8 @@ class Storm:
 
     def _draw(self) -> tuple[str, Any, Any]:
         size = self.rng.randint(1, 8)
-        name = self.rng.choice(
-            ["chain", "chain", "fan_out", "retries", "naps", "family", "collector", "relay", "pingpong"]
-        )
+        names = ["chain", "fan_out", "retries", "naps", "family", "collector", "relay", "pingpong", "ledger"]
+        name = self.rng.choices(names, [2, 1, 1, 1, 1, 1, 1, 1, 2])[0]
         match name:
             case "fan_out":
                 return name, size * 4, list(range(1, size * 4 + 1))
@@ -119,6 +120,7 @@ def test_nothing_is_lost_and_nothing_done_twice(
         log = pack.log()
     check_results(storm)
     check_tables()
+    check_entries(storm)
     assert "durable_history_sequence" not in log, "the tripwire is for the case that all else fails"
 
 
@@ -149,6 +151,18 @@ def check_results(storm: Storm) -> None:
         output = found[instance_id].output
         assert output is not None
         assert json.loads(output) == expected, instance_id
+
+
+def check_entries(storm: Storm) -> None:
+    """Check that each local activity has written its row, once; the rows are unique."""
+    expected = [
+        f"{instance_id} {number}"
+        for instance_id, length in storm.expected.items()
+        if instance_id.startswith("ledger-")
+        for number in range(length)
+    ]
+    assert expected
+    assert sorted(Group.objects.values_list("name", flat=True)) == sorted(expected)
 
 
 def check_tables() -> None:

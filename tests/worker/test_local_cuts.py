@@ -144,6 +144,20 @@ def test_an_instance_that_is_cut_takes_turns_with_others() -> None:
     assert sorted(ran) == sorted([*range(6)] * 2)
 
 
+@pytest.mark.usefixtures("two_at_a_time")
+def test_a_worker_that_stops_leaves_the_rest_to_others() -> None:
+    worker = hand()
+    start(counter, 6, "one")
+    start(counter, 6, "two")
+    worker.loop.drain()
+    worker.processor.run(Work(scan=True, starts=2))
+    worker.loop._local = {instance("one").pk: None, instance("two").pk: None}
+    worker.step()
+    assert ran == []
+    hand().settle()
+    assert (output("one"), output("two")) == (6, 6)
+
+
 # ------------------------------------------------------------------------------------- in a batch
 
 
