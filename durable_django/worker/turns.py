@@ -209,21 +209,7 @@ class TurnProcessor:
 
     def _move(self, cursor: CursorWrapper, work: Work, report: Report, *, alone: bool) -> None:
         now = clock.now()
-        keys = work.keys.union(result.leased.instance for result in work.results)
-        # Asked for together, read one by one: in a pipeline that is one exchange.
-        recorded = activities.record(cursor, [result.leased.token for result in work.results])
-        locked = claims.ask_keys(cursor, keys)
-        arrivals = None if work.scan else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
-        results = self._found(work.results, recorded())
-        claimed = self._claim(cursor, work, locked(), now, report)
-        report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
-        movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
-        movable = self._within_budget(movable, report)
-        self._moving = {instance.pk for instance in movable}
-        if arrivals is None:
-            arrived = inbox.read(cursor, movable, now, settings.BATCH_EVENTS)
-        else:
-            arrived = arrivals(movable)
+        claimed, movable, arrived, results = self._take(cursor, work, now, report, alone=alone)
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         slots = self._slots(work)
         until = now + timedelta(seconds=settings.LEASE_SECONDS)
@@ -253,6 +239,25 @@ class TurnProcessor:
                     leased = activities.claim(cursor, served, self.worker, now, until, count)
                 report.more_activities |= len(leased) == count
                 report.leased = report.leased + leased
+
+    def _take(
+        self, cursor: CursorWrapper, work: Work, now: datetime, report: Report, *, alone: bool
+    ) -> tuple[list[Claimed], list[Claimed], dict[int, Arrived], Results]:
+        """Return what is locked, what of it is to be moved, what has arrived for it, and the results."""
+        keys = work.keys.union(result.leased.instance for result in work.results)
+        # Asked for together, read one by one: in a pipeline that is one exchange.
+        recorded = activities.record(cursor, [result.leased.token for result in work.results])
+        locked = claims.ask_keys(cursor, keys)
+        arrivals = None if work.scan else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
+        results = self._found(work.results, recorded())
+        claimed = self._claim(cursor, work, locked(), now, report)
+        report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
+        movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
+        movable = self._within_budget(movable, report)
+        self._moving = {instance.pk for instance in movable}
+        if arrivals is None:
+            return claimed, movable, inbox.read(cursor, movable, now, settings.BATCH_EVENTS), results
+        return claimed, movable, arrivals(movable), results
 
     def _slots(self, work: Work) -> Slots:
         registered = self.options.registry.activities.values()
