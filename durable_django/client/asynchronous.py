@@ -68,6 +68,7 @@ class AsyncDurableTaskClient:
 
     close = _awaited(DurableTaskClient.close)
     schedule_new_orchestration = _awaited(DurableTaskClient.schedule_new_orchestration)
+    schedule_new_orchestrations = _awaited(DurableTaskClient.schedule_new_orchestrations)
     get_orchestration_state = _awaited(DurableTaskClient.get_orchestration_state)
     get_all_orchestration_states = _awaited(DurableTaskClient.get_all_orchestration_states)
     list_instance_ids = _awaited(DurableTaskClient.list_instance_ids)

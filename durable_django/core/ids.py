@@ -51,12 +51,15 @@ def deterministic_uuid(instance_id: str, now: datetime, counter: int) -> str:
     return str(uuid5(_UUID_NAMESPACE, f"{instance_id}|{now.isoformat(timespec='microseconds')}|{counter}"))
 
 
-def check_instance_id(instance_id: object) -> str:
-    """Return ``instance_id`` if it can name an orchestration instance; else raise ``ValueError``."""
-    checked = _check_text("instance_id", instance_id, MAX_ID_LENGTH)
+def check_instance_id(instance_id: object, what: str = "instance_id") -> str:
+    """Return ``instance_id`` if it can name an orchestration instance; else raise ``ValueError``.
+
+    ``what`` is what the error calls it.
+    """
+    checked = _check_text(what, instance_id, MAX_ID_LENGTH)
     if checked.startswith("@"):
         raise ValueError(
-            f"instance_id must not start with '@', which marks entity ids: {_excerpt(checked)}. "
+            f"{what} must not start with '@', which marks entity ids: {_excerpt(checked)}. "
             "Choose an id with another first character."
         )
     return checked

@@ -6,7 +6,7 @@ memory notices, and reads its history again. What is refused leaves the caller's
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -17,7 +17,6 @@ from django.db.backends.utils import CursorWrapper
 from durable_django.core import events
 from durable_django.core.errors import (
     FailureDetails,
-    OrchestrationAlreadyExistsError,
     OrchestrationStateConflictError,
 )
 from durable_django.core.events import HistoryEvent
@@ -42,21 +41,6 @@ _TERMINATED_FIELDS = (
     "turn",
 )
 _PAGE = 200
-
-
-def start(using: str, new: NewInstance, replaceable: Collection[OrchestrationStatus] = ()) -> None:
-    """Insert a pending instance, in place of one of the same id whose status is among ``replaceable``.
-
-    Raises:
-        OrchestrationAlreadyExistsError: The id is taken by somebody who stays.
-    """
-    now = clock.now()
-    # Outside a transaction this is all: one statement.
-    with connections[using].cursor() as cursor:
-        added = instances.add(cursor, [new], now)
-    if not added:
-        _replace(using, new, replaceable, now)
-    wakeup.announce_start(using)
 
 
 def raise_event(using: str, instance_id: str, name: str, data: str | None) -> None:
@@ -243,36 +227,6 @@ def raise_conflict(instance: Instance, what: str, needed: str) -> NoReturn:
     raise OrchestrationStateConflictError(
         f"Orchestration instance {instance.instance_id!r} cannot be {what}: it is {status}, not {needed}."
     )
-
-
-# ------------------------------------------------------------------------------------- start
-
-
-def _replace(
-    using: str, new: NewInstance, replaceable: Collection[OrchestrationStatus], now: datetime
-) -> None:
-    with transaction.atomic(using):
-        if replaceable and _make_way(using, new.instance_id, replaceable):
-            with connections[using].cursor() as cursor:
-                if instances.add(cursor, [new], now):
-                    return
-        raise OrchestrationAlreadyExistsError(
-            f"There is an orchestration instance {new.instance_id!r} already. Choose another id, or list its "
-            "status in a reuse_id_policy."
-        )
-
-
-def _make_way(using: str, instance_id: str, replaceable: Collection[OrchestrationStatus]) -> bool:
-    """Delete the holder of an instance id if its status allows it, and tell whether the id is free now."""
-    holder = families.lock_one(using, instance_id)
-    if holder is None:
-        return True
-    if OrchestrationStatus(holder.status) not in replaceable:
-        return False
-    terminate(using, instance_id)
-    with connections[using].cursor() as cursor:
-        instances.delete(cursor, [holder.pk])
-    return True
 
 
 # ------------------------------------------------------------------------------------- messages

@@ -37,6 +37,15 @@ def lock(using: str, keys: Sequence[int]) -> list[Instance]:
     return locked
 
 
+def lock_all(using: str, instance_ids: Sequence[str]) -> list[Instance]:
+    """Lock the instances of these ids until the transaction ends, and return them by ascending key."""
+    keys: list[int] = []
+    for start in range(0, len(instance_ids), _BATCH):
+        some = Instance.objects.using(using).filter(instance_id__in=instance_ids[start : start + _BATCH])
+        keys += some.values_list("pk", flat=True)
+    return lock(using, keys)
+
+
 def lock_one(using: str, instance_id: str) -> Instance | None:
     """Lock one instance until the transaction ends; None where there is none."""
     return _locking(using).filter(instance_id=instance_id).first()

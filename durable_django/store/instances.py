@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +12,20 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
+from django.db import DatabaseError, connections
 from django.db.backends.utils import CursorWrapper
 from django.db.models import F
 
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
-from durable_django.store import clock, rows
+from durable_django.store import clock, rows, wakeup
+
+logger = logging.getLogger("durable_django.wakeup")
 
 BATCH_ROWS = 500
 """The most instances in one statement: SQLite and server-side parameters have their limits."""
+
+BATCH_CHARACTERS = 4_000_000
+"""The most characters of inputs in one statement of several instances: packets have their limits, too."""
 
 _FIELDS = (
     "instance_id",
@@ -72,9 +79,26 @@ def add(cursor: CursorWrapper, new: Sequence[NewInstance], now: datetime) -> dic
     added: dict[str, int] = {}
     # In one order everywhere, so that two transactions that insert the same ids do not wait for each other.
     ordered = sorted(new, key=attrgetter("instance_id"))
-    for batch in _batches(ordered):
+    for batch in _statements(ordered):
         added.update(_insert(cursor, batch, now))
     return added
+
+
+def add_and_announce(cursor: CursorWrapper, new: NewInstance, now: datetime) -> bool:
+    """Insert a pending instance, wake whoever may start it, and tell whether it is really new."""
+    if not wakeup.can_announce_along(cursor.db.alias):
+        added = add(cursor, [new], now)
+        wakeup.announce_start(cursor.db.alias)
+        return bool(added)
+    sql, values = _insert_sql(cursor.db.vendor, 1), _values(cursor.db.alias, new, now)
+    try:
+        return bool(wakeup.execute_and_announce_start(cursor, sql, values))
+    except DatabaseError:
+        present = Instance.objects.using(cursor.db.alias)
+        if not present.filter(instance_id=new.instance_id, execution_id=new.execution_id).exists():
+            raise
+        logger.warning("NOTIFY on %r failed; polling goes on", cursor.db.alias, exc_info=True)
+        return True
 
 
 def delete(cursor: CursorWrapper, keys: Sequence[int]) -> None:
@@ -121,8 +145,11 @@ def lock_activities(cursor: CursorWrapper, keys: Sequence[int]) -> None:
 
 def _insert(cursor: CursorWrapper, batch: Sequence[NewInstance], now: datetime) -> dict[str, int]:
     vendor = cursor.db.vendor
-    values = chain.from_iterable(_values(cursor.db.alias, instance, now) for instance in batch)
-    cursor.execute(_insert_sql(vendor, len(batch)), list(values))
+    values = [_values(cursor.db.alias, instance, now) for instance in batch]
+    if vendor == "postgresql" and len(batch) > 1:
+        _insert_columns(cursor, dict(zip(_FIELDS, zip(*values, strict=True), strict=True)))
+    else:
+        cursor.execute(_insert_sql(vendor, len(batch)), list(chain.from_iterable(values)))
     if vendor != "mysql":
         return dict(cursor.fetchall())
     ours = {instance.instance_id: instance.execution_id for instance in reversed(batch)}
@@ -135,16 +162,49 @@ def _insert(cursor: CursorWrapper, batch: Sequence[NewInstance], now: datetime) 
 @cache
 def _insert_sql(vendor: str, count: int) -> str:
     row = f"({', '.join(['%s'] * len(_FIELDS))})"
+    return f"{_insert_into(vendor)} VALUES {', '.join([row] * count)} {_unless_taken(vendor)}"
+
+
+def _insert_columns(cursor: CursorWrapper, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Insert rows on PostgreSQL, given by column: what all have in common is sent and parsed once."""
+    varying = tuple(
+        field
+        for field, column in columns.items()
+        if field == "instance_id" or column.count(column[0]) < len(column)
+    )
+    common = [column[0] for field, column in columns.items() if field not in varying]
+    arrays = [list(columns[field]) for field in varying]
+    cursor.execute(_insert_columns_sql(cursor.db.alias, varying), [*common, *arrays])
+
+
+@cache
+def _insert_columns_sql(using: str, varying: tuple[str, ...]) -> str:
+    """Return a statement that takes a value for each other field, then an array for each of these."""
+    types = {field: _type(using, field) for field in _FIELDS}
+    values = [f"v.{field}" if field in varying else f"%s::{types[field]}" for field in _FIELDS]
+    arrays = [f"%s::{types[field]}[]" for field in varying]
+    return (
+        f"{_insert_into('postgresql')} SELECT {', '.join(values)}"
+        f" FROM unnest({', '.join(arrays)}) AS v({', '.join(varying)}) {_unless_taken('postgresql')}"
+    )
+
+
+def _type(using: str, field: str) -> str:
+    found = Instance._meta.get_field(field).cast_db_type(connections[using])  # type: ignore[union-attr]
+    # Without its length: a cast cuts off in silence what an INSERT refuses.
+    return str(found).partition("(")[0]
+
+
+def _insert_into(vendor: str) -> str:
+    return f"INSERT INTO {rows.table(Instance, vendor)} ({rows.columns(Instance, _FIELDS, vendor)})"
+
+
+def _unless_taken(vendor: str) -> str:
     key, instance_id = (rows.column(Instance, field, vendor) for field in ("id", "instance_id"))
     if vendor == "mysql":
         # INSERT IGNORE would swallow every other error as well.
-        otherwise = f"ON DUPLICATE KEY UPDATE {key} = {key}"
-    else:
-        otherwise = f"ON CONFLICT ({instance_id}) DO NOTHING RETURNING {instance_id}, {key}"
-    return (
-        f"INSERT INTO {rows.table(Instance, vendor)} ({rows.columns(Instance, _FIELDS, vendor)})"
-        f" VALUES {', '.join([row] * count)} {otherwise}"
-    )
+        return f"ON DUPLICATE KEY UPDATE {key} = {key}"
+    return f"ON CONFLICT ({instance_id}) DO NOTHING RETURNING {instance_id}, {key}"
 
 
 def _values(using: str, new: NewInstance, now: datetime) -> tuple[Any, ...]:
@@ -175,3 +235,15 @@ def _values(using: str, new: NewInstance, now: datetime) -> tuple[Any, ...]:
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), BATCH_ROWS):
         yield items[start : start + BATCH_ROWS]
+
+
+def _statements(new: Sequence[NewInstance]) -> Iterator[Sequence[NewInstance]]:
+    """Yield the instances that go into one statement each."""
+    begin = characters = 0
+    for position, instance in enumerate(new):
+        characters += len(instance.input or "")
+        if position > begin and (position - begin == BATCH_ROWS or characters > BATCH_CHARACTERS):
+            yield new[begin:position]
+            begin, characters = position, len(instance.input or "")
+    if new:
+        yield new[begin:]

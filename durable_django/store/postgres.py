@@ -83,3 +83,28 @@ def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
             yield None
     finally:
         connection.close()
+
+
+def can_commit_and_notify(connection: Any) -> bool:
+    """Tell whether `commit_and_notify` is possible: outside a transaction, with parameters bound here."""
+    return connection.get_autocommit() and not connection.features.uses_server_side_binding
+
+
+def commit_and_notify(
+    cursor: CursorWrapper, sql: str, parameters: Sequence[Any], channel: str, payload: str
+) -> list[tuple[Any, ...]]:
+    """Run a statement in a transaction of its own, then notify, in one exchange; return the statement's rows.
+
+    To notify within that transaction would be cheaper for one client alone. But such commits wait for each
+    other, on the whole server, and never share a write to its log.
+
+    An error may come after the commit: then it is the notification that has failed.
+    """
+    try:
+        cursor.execute(f'BEGIN; {sql}; COMMIT; NOTIFY "{channel}", %s', [*parameters, payload])
+    except BaseException:
+        cursor.db.rollback()
+        raise
+    cursor.nextset()  # The first one is BEGIN's.
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cache, partial
+from typing import Any
 from uuid import uuid4
 
 from django.db import connections, transaction
@@ -186,6 +187,24 @@ def announce_work(using: str) -> None:
 def announce_start(using: str) -> None:
     """Wake workers that start orchestrations, once the present transaction is committed."""
     _announce(using, _start_sender(using))
+
+
+def can_announce_along(using: str) -> bool:
+    """Tell whether `execute_and_announce_start` is possible, and worth it."""
+    return can_listen(using) and postgres.can_commit_and_notify(connections[using])
+
+
+def execute_and_announce_start(
+    cursor: CursorWrapper, sql: str, parameters: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Execute a statement outside a transaction, wake workers as `announce_start` does, and return its rows.
+
+    An error may come after the commit: then other processes are not told.
+    """
+    here = hub(cursor.db.alias)
+    found = postgres.commit_and_notify(cursor, sql, parameters, CHANNEL, here.start_payload)
+    here.start()
+    return found
 
 
 def _announce(using: str, send: Callback) -> None:
