@@ -62,6 +62,8 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     """Do what ``transaction.atomic`` does for an outermost block, but send BEGIN and COMMIT along."""
     raw = _prepared(connection)
     connection.autocommit, connection.in_atomic_block, connection.needs_rollback = False, True, False
+    # What an inner atomic(durable=True) looks for.
+    connection.atomic_blocks = [transaction.Atomic(connection.alias, savepoint=False, durable=False)]
     try:
         with connection.wrap_database_errors, ExitStack() as pipes:
             pipes.enter_context(raw.pipeline())
@@ -77,7 +79,7 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
         raise
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
-        connection.savepoint_ids = []
+        connection.savepoint_ids, connection.atomic_blocks = [], []
         _open.pop(raw, None)
         if connection.closed_in_transaction:
             connection.connection = None
