@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import sys
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,8 @@ def _measure(options: argparse.Namespace) -> None:
         for workload in chosen:
             profile = options.profile and options.profile / f"{workload.name}-{number + 1}.txt"
 
-            def workers(profile: Path | None = profile) -> AbstractContextManager[float]:
-                return processes.worker(profile)
-
             processes.empty_tables()
-            figures = workload.measure(sizes[workload.name], workers)
+            figures = workload.measure(sizes[workload.name], partial(processes.workers, profile=profile))
             rounds[workload.name].append(figures)
             _say(f"round {number + 1}, {workload.name}: {_brief(figures)}", to=sys.stderr)
             if profile and profile.exists():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import Group
@@ -11,12 +13,23 @@ from durable_django import activity
 from durable_django.entities import EntityContext
 from durable_django.task import ActivityContext, OrchestrationContext, Task, when_all
 
-Steps = Iterator[Task[Any]]
+Steps = Generator[Task[Any], Any, Any]
 
 
 def nothing(_: ActivityContext, number: int) -> int:
     """Return the input."""
     return number
+
+
+def now(_: ActivityContext, _number: int) -> float:
+    """Return the time, which costs no more than nothing."""
+    return time.time()
+
+
+@activity(local=True)
+def local_now(_: ActivityContext, _number: int) -> float:
+    """Return the time, asked by the turn itself."""
+    return time.time()
 
 
 @activity(local=True)
@@ -54,6 +67,47 @@ def inserting_chain(ctx: OrchestrationContext, length: int) -> Steps:
         yield ctx.call_activity(insert_here, input=number)
 
 
+def timed_chain(ctx: OrchestrationContext, length: int) -> Steps:
+    """Run activities one after the other, and return when each of them ran."""
+    return (yield from _times(ctx, now, length))
+
+
+def timed_local_chain(ctx: OrchestrationContext, length: int) -> Steps:
+    """Run local activities one after the other, and return when each of them ran."""
+    return (yield from _times(ctx, local_now, length))
+
+
+def _times(ctx: OrchestrationContext, clock: Callable[..., float], length: int) -> Steps:
+    times: list[float] = []
+    while len(times) < length:
+        times.append((yield ctx.call_activity(clock, input=len(times))))
+    return times
+
+
 def fan_out(ctx: OrchestrationContext, width: int) -> Steps:
     """Run activities all at once."""
     yield when_all([ctx.call_activity(nothing, input=number) for number in range(width)])
+
+
+def wait(ctx: OrchestrationContext, _: int) -> Steps:
+    """Wait for an event that does not come."""
+    yield ctx.wait_for_external_event("never")
+
+
+def sleep(ctx: OrchestrationContext, seconds: float) -> Steps:
+    """Sleep, and return the time of the awakening."""
+    yield ctx.create_timer(timedelta(seconds=seconds))
+    return (yield ctx.call_activity(now, input=0))
+
+
+ORCHESTRATORS = (
+    chain,
+    local_chain,
+    inserting_chain,
+    timed_chain,
+    timed_local_chain,
+    fan_out,
+    wait,
+    sleep,
+)
+ACTIVITIES = (nothing, nothing_here, insert_here, now, local_now)

@@ -1,62 +1,59 @@
-"""Starting and stopping the worker process, under a profiler if wanted."""
+"""Starting and stopping worker processes, under a profiler if wanted."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from django.core.management.color import no_style
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Model
 
 from durable_django import models
 from tests import databases
+from tests.benchmarks import pipes
+from tests.benchmarks.pipes import Running
 
 _SECONDS_TO_ATTACH = 2.0
 
 
-def empty_tables() -> None:
+def empty_tables(using: str = DEFAULT_DB_ALIAS) -> None:
     """Delete all that earlier measurements have left."""
+    operations = connections[using].ops
     tables = [
         model._meta.db_table
         for model in vars(models).values()
         if isinstance(model, type) and issubclass(model, Model) and not model._meta.abstract
     ]
-    connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), tables, reset_sequences=True))
+    operations.execute_sql_flush(operations.sql_flush(no_style(), tables, reset_sequences=True))
 
 
-@contextmanager
-def worker(profile: Path | None = None) -> Iterator[float]:
-    """Run a worker process, and give the time (`time.time()`) at which its start-up was complete.
+def workers(
+    using: str = DEFAULT_DB_ALIAS,
+    *,
+    count: int = 1,
+    settings: dict[str, Any] | None = None,
+    profile: Path | None = None,
+) -> AbstractContextManager[Running]:
+    """Run worker processes, with ``DURABLE_DJANGO`` as given if it is.
 
-    Where it spends its time goes to ``profile``, if given, as py-spy's folded stacks.
+    Where the first one spends its time goes to ``profile``, if given, as py-spy's folded stacks.
     """
-    environment = os.environ | {
-        "DATABASE_URL": databases.to_url(connection.settings_dict),
+    environment = {
+        "DATABASE_URL": databases.to_url(connections[using].settings_dict),
         "DJANGO_SETTINGS_MODULE": "tests.settings",
     }
-    command = [sys.executable, "-m", "tests.benchmarks.worker"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        profiler = None if profile is None else _attach(process.pid, profile)
-        process.stdin.write("start\n")
-        process.stdin.flush()
-        try:
-            yield float(process.stdout.readline())
-        finally:
-            process.stdin.close()
-            process.wait()
-            if profiler is not None:
-                profiler.wait()
+    if settings is not None:
+        environment["DURABLE_DJANGO"] = json.dumps(settings)
+    attach = None if profile is None else partial(_attach, profile)
+    return pipes.running("tests.benchmarks.worker", count=count, environment=environment, attach=attach)
 
 
 def profiler_path() -> str | None:
@@ -64,7 +61,7 @@ def profiler_path() -> str | None:
     return shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
 
 
-def _attach(pid: int, profile: Path) -> subprocess.Popen[bytes]:
+def _attach(profile: Path, pid: int) -> Callable[[], object]:
     path = profiler_path()
     assert path is not None
     # Only what holds the interpreter's lock: a thread that waits for its next activity is no cost.
@@ -74,5 +71,5 @@ def _attach(pid: int, profile: Path) -> subprocess.Popen[bytes]:
     try:
         profiler.wait(_SECONDS_TO_ATTACH)
     except subprocess.TimeoutExpired:
-        return profiler
+        return profiler.wait
     raise RuntimeError("py-spy could not attach to the worker process.")

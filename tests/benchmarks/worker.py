@@ -1,42 +1,40 @@
-"""The worker process of the benchmark, spoken to through its pipes.
-
-It says "ready", starts its worker when it is told to by a line, says when that was, and ends with its input.
-"""
+"""The worker process of the benchmark, spoken to through its pipes."""
 
 from __future__ import annotations
 
-import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import django
 
+from tests.benchmarks import pipes
+
+if TYPE_CHECKING:
+    from durable_django.worker import DurableTaskWorker
+
 
 def main() -> None:
-    """Run a worker from the first line of the standard input to its end."""
+    """Run a worker for as long as the parent process wants it."""
     django.setup()
     from durable_django.worker import DurableTaskWorker
     from tests.benchmarks import orchestrations
 
     worker = DurableTaskWorker()
-    worker.add_orchestrator(orchestrations.chain)
-    worker.add_orchestrator(orchestrations.fan_out)
-    worker.add_orchestrator(orchestrations.local_chain)
-    worker.add_orchestrator(orchestrations.inserting_chain)
-    worker.add_activity(orchestrations.nothing)
-    worker.add_activity(orchestrations.nothing_here)
-    worker.add_activity(orchestrations.insert_here)
+    for orchestrator in orchestrations.ORCHESTRATORS:
+        worker.add_orchestrator(orchestrator)
+    for activity in orchestrations.ACTIVITIES:
+        worker.add_activity(activity)
     worker.add_entity(orchestrations.counter)
-    _say("ready")
-    if sys.stdin.readline():
-        _say(str(time.time()))
-        with worker:
-            worker.start()
-            sys.stdin.read()
+    pipes.serve(lambda: _started(worker))
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+@contextmanager
+def _started(worker: DurableTaskWorker) -> Iterator[None]:
+    """Run a worker as a context."""
+    with worker:
+        worker.start()
+        yield
 
 
 if __name__ == "__main__":

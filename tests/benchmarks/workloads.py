@@ -17,6 +17,7 @@ from durable_django.entities import EntityInstanceId
 from durable_django.history import ExecutionStartedEvent, TaskCompletedEvent
 from durable_django.models import Entity, EntityOperation, Instance, InstanceStatus
 from tests.benchmarks.orchestrations import chain, fan_out, inserting_chain, local_chain
+from tests.benchmarks.pipes import Running
 
 _STEPS_PER_ORCHESTRATION = 3
 _EDGE = 100
@@ -24,8 +25,8 @@ _COUNTERS = 1000
 _LOOK_SECONDS = 0.02
 _PATIENCE_SECONDS = 600.0
 
-Workers = Callable[[], AbstractContextManager[float]]
-"""Starts a worker process, and gives the time at which its start-up was complete."""
+Workers = Callable[[], AbstractContextManager[Running]]
+"""Runs a worker process."""
 
 Figures = dict[str, float]
 
@@ -59,9 +60,9 @@ def measure_backlog(size: int, workers: Workers) -> Figures:
     with transaction.atomic():
         for _ in range(size):
             client.schedule_new_orchestration(chain, input=_STEPS_PER_ORCHESTRATION)
-    with workers() as started_at:
+    with workers() as running:
         _wait_until_finished()
-        seconds = time.time() - started_at
+        seconds = time.time() - running.started_at
     _check_all_completed(size)
     return {"rate": size / seconds}
 
@@ -156,9 +157,9 @@ def _measure_signals(count: int, counters: int, workers: Workers) -> Figures:
     with transaction.atomic():
         for number in range(count):
             client.signal_entity(targets[number % counters], "add", 1)
-    with workers() as started_at:
+    with workers() as running:
         _wait_until(lambda: not EntityOperation.objects.exists())
-        seconds = time.time() - started_at
+        seconds = time.time() - running.started_at
     counts = [int(state or 0) for state in Entity.objects.values_list("state", flat=True)]
     if sorted(counts) != [count // counters] * counters:
         raise RuntimeError(f"{counters} counters do not show {count // counters} each")
