@@ -45,9 +45,11 @@ def begin(using: str, *, small: bool) -> Iterator[CursorWrapper]:
 
 def leave(using: str) -> None:
     """Go on with the present transaction, but out of its pipeline: others' statements are to come."""
-    pipes = _open.pop(connections[using].connection, None)
+    connection = connections[using]
+    pipes = _open.pop(connection, None)
     if pipes is not None:
-        pipes.close()
+        with connection.wrap_database_errors:
+            pipes.close()
 
 
 def _is_possible(connection: Any) -> bool:
@@ -67,7 +69,7 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     try:
         with connection.wrap_database_errors, ExitStack() as pipes:
             pipes.enter_context(raw.pipeline())
-            _open[raw] = pipes
+            _open[connection] = pipes
             with postgres.PipelineCursor.open(connection) as cursor:
                 cursor.execute("BEGIN")
                 yield cursor
@@ -80,7 +82,7 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
         connection.savepoint_ids, connection.atomic_blocks = [], []
-        _open.pop(raw, None)
+        _open.pop(connection, None)
         if connection.closed_in_transaction:
             connection.connection = None
     connection.run_and_clear_commit_hooks()
