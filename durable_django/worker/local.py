@@ -192,7 +192,7 @@ class _Turn:
         self.failures: list[ActivityResult] = []
         self.count = 0
         self._names = names
-        self._local: set[int] = set()
+        self._task_ids: set[int] = set()
         self._enqueue(enumerate(self.outcome.events, self.instance.next_sequence))
 
     @property
@@ -248,11 +248,11 @@ class _Turn:
         feed.decisions = self.handed_on + [
             event
             for event in self.outcome.events
-            if not (type(event) is TaskScheduledEvent and event.event_id in self._local)
+            if not (type(event) is TaskScheduledEvent and event.event_id in self._task_ids)
         ]
 
     def _enqueue(self, numbered: Iterable[tuple[int, HistoryEvent]]) -> None:
         for sequence, event in numbered:
             if type(event) is TaskScheduledEvent and event.name in self._names:
-                self._local.add(event.event_id)
+                self._task_ids.add(event.event_id)
                 self.queue.append((sequence, event))

@@ -82,7 +82,6 @@ class Report:
     ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next
     batch, ``local`` those with local activities to run, each in a transaction of its own, ``lost_results``
     what was not recorded and is to be handed in again. ``local_ran`` says how many local activities were
-    what was not recorded and is to be handed in again. ``local_ran`` says how many local activities were
     run, ``local_failures`` are those that failed. ``is_announced`` says that whoever waits in other processes
     has been told of ``changed``. ``is_full`` says that there may be more where this came from, ``missed``
     that an instance was held by somebody else, ``next_due`` (of an empty scan) when something will be ready.
