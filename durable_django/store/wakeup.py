@@ -137,6 +137,7 @@ class Hub:
         while not self._retire():
             try:
                 with closing(postgres.listen(self._using, CHANNEL, _BEAT)) as payloads:
+                    next(payloads)  # From here on we hear.
                     self.work()  # Whatever came while nobody listened.
                     for payload in payloads:
                         self.is_listening = True
