@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, NoReturn
 
 from django.db import connections, transaction
@@ -82,7 +81,7 @@ def terminate(
         with connections[using].cursor() as cursor:
             _terminate(cursor, live, output, recursive=recursive)
         wakeup.announce_changes(using, [instance.instance_id for instance in live])
-        transaction.on_commit(partial(_signal, using, live), using=using, robust=True)
+        transaction.on_commit(lambda: _signal(using, live), using=using, robust=True)
         return live
 
 
@@ -242,7 +241,7 @@ def _post(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime, 
     inbox.add(cursor, messages, now)
     if suspended:
         keys = {message.instance for message in messages}
-        transaction.on_commit(partial(_hold, using, keys), using=using, robust=True)
+        transaction.on_commit(lambda: _hold(using, keys), using=using, robust=True)
     wakeup.announce_work(using)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +17,6 @@ from django.db.models import F
 
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import clock, rows, wakeup
-
-logger = logging.getLogger("durable_django.wakeup")
 
 BATCH_ROWS = 500
 """The most instances in one statement: SQLite and server-side parameters have their limits."""
@@ -86,19 +83,16 @@ def add(cursor: CursorWrapper, new: Sequence[NewInstance], now: datetime) -> dic
 
 def add_and_announce(cursor: CursorWrapper, new: NewInstance, now: datetime) -> bool:
     """Insert a pending instance, wake whoever may start it, and tell whether it is really new."""
-    if not wakeup.can_announce_along(cursor.db.alias):
-        added = add(cursor, [new], now)
-        wakeup.announce_start(cursor.db.alias)
-        return bool(added)
-    sql, values = _insert_sql(cursor.db.vendor, 1), _values(cursor.db.alias, new, now)
+    using = cursor.db.alias
+    if not wakeup.can_announce_along(using):
+        return _add_then_announce(cursor, new, now)
+    sql, values = _insert_sql(cursor.db.vendor, 1), _values(using, new, now)
     try:
         return bool(wakeup.execute_and_announce_start(cursor, sql, values))
     except DatabaseError:
-        present = Instance.objects.using(cursor.db.alias)
-        if not present.filter(instance_id=new.instance_id, execution_id=new.execution_id).exists():
-            raise
-        logger.warning("NOTIFY on %r failed; polling goes on", cursor.db.alias, exc_info=True)
-        return True
+        # Where the wake-up alone has failed, the instance is there. What else has failed fails again.
+        ours = Instance.objects.using(using).filter(execution_id=new.execution_id)
+        return _add_then_announce(cursor, new, now) or ours.filter(instance_id=new.instance_id).exists()
 
 
 def delete(cursor: CursorWrapper, keys: Sequence[int]) -> None:
@@ -141,6 +135,12 @@ def lock_activities(cursor: CursorWrapper, keys: Sequence[int]) -> None:
         f"SELECT {key} FROM {rows.table(ActivityTask, vendor)} WHERE {condition} ORDER BY {key} FOR UPDATE",
         parameters,
     )
+
+
+def _add_then_announce(cursor: CursorWrapper, new: NewInstance, now: datetime) -> bool:
+    added = add(cursor, [new], now)
+    wakeup.announce_start(cursor.db.alias)
+    return bool(added)
 
 
 def _insert(cursor: CursorWrapper, batch: Sequence[NewInstance], now: datetime) -> dict[str, int]:

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -220,7 +220,7 @@ def _announce(using: str, send: Callback) -> None:
 def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
     """Wake clients that wait for these instances once the present transaction is committed."""
     if instance_ids:
-        transaction.on_commit(partial(_send_changes, using, instance_ids), using=using, robust=True)
+        transaction.on_commit(lambda: _send_changes(using, instance_ids), using=using, robust=True)
 
 
 def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str]) -> bool:
@@ -251,12 +251,13 @@ def started(instance_id: str) -> str:
 
 @cache
 def _work_sender(using: str) -> Callback:
-    return partial(_send_work, using)
+    # No partial: if it fails, Django logs its qualified name.
+    return lambda: _send_work(using)
 
 
 @cache
 def _start_sender(using: str) -> Callback:
-    return partial(_send_start, using)
+    return lambda: _send_start(using)
 
 
 class Outbox:

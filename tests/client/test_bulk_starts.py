@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import count
@@ -156,7 +157,7 @@ class TestWhatIsStarted:
         with CaptureQueriesContext(connection) as queries:
             client.schedule_new_orchestrations("flow", texts)
         assert sum(query["sql"].startswith("INSERT") for query in queries) == 4
-        assert sorted(Instance.objects.values_list("input", flat=True)) == sorted(f'"{t}"' for t in texts)
+        assert Counter(Instance.objects.values_list("input", flat=True)) == Counter(f'"{t}"' for t in texts)
 
 
 class TestBadArguments:

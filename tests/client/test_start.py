@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
@@ -19,7 +19,7 @@ from durable_django.client import (
 )
 from durable_django.core.errors import PayloadError
 from durable_django.models import HistoryEvent, Instance, InstanceStatus, Message, MessageKind
-from durable_django.store import clock
+from durable_django.store import clock, wakeup
 from tests import factories
 from tests.factories import NOW, TERMINAL
 
@@ -194,6 +194,61 @@ class TestTransactions:
         with CaptureQueriesContext(connection) as queries:
             client.schedule_new_orchestration("flow")
         assert [query["sql"].split()[0] for query in queries] == ["INSERT"]
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.database("postgresql")
+    def test_where_the_driver_sends_one_statement_at_a_time_a_start_takes_two(
+        self, client: DurableTaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connection.features, "uses_server_side_binding", True)
+        with CaptureQueriesContext(connection) as queries:
+            client.schedule_new_orchestration("flow")
+        assert [query["sql"].split()[0] for query in queries] == ["INSERT", "SELECT"]
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.database("postgresql")
+    def test_a_wake_up_that_fails_does_not_fail_the_start(
+        self,
+        client: DurableTaskClient,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        too_long = "x" * 8000
+        monkeypatch.setattr(wakeup.hub("default"), "start_payload", too_long)
+        assert client.schedule_new_orchestration("flow", instance_id="one") == "one"
+        assert "payload string too long" in caplog.text
+        with pytest.raises(OrchestrationAlreadyExistsError, match="'one'"):
+            client.schedule_new_orchestration("flow", instance_id="one")
+        with transaction.atomic():
+            client.schedule_new_orchestration("flow", instance_id="two")
+        assert set(Instance.objects.values_list("instance_id", flat=True)) == {"one", "two"}
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.database("postgresql")
+    def test_an_insert_that_fails_leaves_no_transaction_open(
+        self, client: DurableTaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("durable_django.client.starts.new_execution_id", lambda: "x" * 33)
+        with pytest.raises(DataError):
+            client.schedule_new_orchestration("flow")
+        monkeypatch.undo()
+        client.schedule_new_orchestration("flow", instance_id="next")
+        with transaction.atomic():
+            assert Instance.objects.get().instance_id == "next"
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.database("postgresql")
+    def test_a_lost_connection_is_told(self, client: DurableTaskClient) -> None:
+        connection.ensure_connection()
+        other = connection.copy()
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [connection.connection.info.backend_pid])
+        other.close()
+        with pytest.raises(OperationalError):
+            client.schedule_new_orchestration("flow")
+        connection.close()
+        client.schedule_new_orchestration("flow")
+        assert Instance.objects.count() == 1
 
     @pytest.mark.django_db(transaction=True)
     def test_of_starts_at_the_same_moment_one_wins(self, client: DurableTaskClient) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import DataError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from durable_django.core.ids import new_execution_id
@@ -95,6 +95,30 @@ def test_more_than_one_statement_takes_are_added() -> None:
     assert len(added) == Instance.objects.count() == instances.BATCH_ROWS * 2 + 1
     delete(list(added.values()))
     assert not Instance.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.database("postgresql")
+def test_the_server_may_bind_the_parameters() -> None:
+    other = connection.copy()
+    other.settings_dict["OPTIONS"] = other.settings_dict["OPTIONS"] | {"server_side_binding": True}
+    wanted = [new("b", tags={"a": "'"}, input='"\\""'), new("a", priority=-1), new("c", version="1")]
+    try:
+        with other.cursor() as cursor:
+            assert sorted(instances.add(cursor, wanted, NOW)) == ["a", "b", "c"]
+    finally:
+        other.close()
+    found = Instance.objects.order_by("instance_id").values_list("tags", "input", "priority", "version")
+    assert list(found) == [(None, None, -1, None), ({"a": "'"}, '"\\""', 0, None), (None, None, 0, "1")]
+
+
+@pytest.mark.database("postgresql")
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_too_long_is_refused_not_cut(count: int) -> None:
+    with pytest.raises(DataError), transaction.atomic():
+        add(*(new(f"{number}" * 256) for number in range(count)))
+    with pytest.raises(DataError), transaction.atomic():
+        add(*(new(f"i{number}", name="x" * 256) for number in range(count)))
 
 
 def test_nothing_is_added_without_a_statement() -> None:
