@@ -10,6 +10,7 @@ from django.core.management import call_command
 
 from durable_django.client import DurableTaskClient
 from durable_django.models import Instance, InstanceStatus, Timer
+from durable_django.store import wakeup
 from tests.benchmarks import orchestrations, processes
 from tests.benchmarks.peers.copies import copy_rows
 from tests.benchmarks.peers.system import DAYS_AHEAD, Program, System, wait_until
@@ -41,6 +42,9 @@ class Ours(System):
 
     def set_up(self) -> None:
         call_command("migrate", database=self.alias, verbosity=0)
+
+    def close(self) -> None:
+        wakeup.hub(self.alias).close()  # it would miss the server
 
     def clear(self) -> None:
         processes.empty_tables(self.alias)
