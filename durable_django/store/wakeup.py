@@ -137,10 +137,10 @@ class Hub:
         while not self._retire():
             try:
                 with closing(postgres.listen(self._using, CHANNEL, _BEAT)) as payloads:
-                    next(payloads)  # From here on we hear.
+                    next(payloads)
+                    self.is_listening = True
                     self.work()  # Whatever came while nobody listened.
                     for payload in payloads:
-                        self.is_listening = True
                         self._receive(payload)
                         if self._retire():
                             return
