@@ -133,3 +133,20 @@ def test_clients_are_told_by_the_commit() -> None:
         listening.close()
     with pipeline.begin(USING, small=False) as cursor:
         assert not wakeup.announce_within(cursor, ["order"])
+
+
+@pytest.mark.database("postgresql")
+def test_what_was_to_be_prepared_after_an_error_is_prepared_again() -> None:
+    def fail() -> None:
+        with pipeline.begin(USING, small=True) as cursor:
+            cursor.execute("SELECT 1 / %s::integer", [0])
+            for number in range(4):
+                add(cursor, f"lost{number}")
+
+    for _ in range(3):
+        with pytest.raises(DatabaseError):
+            fail()
+    for number in range(4):
+        with pipeline.begin(USING, small=True) as cursor:
+            add(cursor, f"kept{number}")
+    assert identities() == ["kept0", "kept1", "kept2", "kept3"]
