@@ -35,7 +35,7 @@ logger = logging.getLogger("durable_django.worker")
 _FROM_REGISTRY = object()
 _LOOK_SECONDS = 0.01
 _LEAST_JOIN_SECONDS = 5.0
-_LISTENING = 5
+_LISTENING = 8
 
 
 class DurableTaskWorker:
@@ -310,8 +310,13 @@ class _Running:
             time.sleep(_LOOK_SECONDS)
 
     def _longest_pause(self) -> float:
-        """Return how long nobody looks, in seconds; where wake-ups arrive, polling is for lost ones alone."""
-        return self._poll_interval * (_LISTENING if wakeup.hub(self._using).is_listening else 1)
+        """Return how long nobody looks, in seconds.
+
+        Where wake-ups arrive, polling is for lost ones and for leases that have run out.
+        """
+        if not wakeup.hub(self._using).is_listening:
+            return self._poll_interval
+        return max(self._poll_interval, min(self._poll_interval * _LISTENING, settings.LEASE_SECONDS / 8))
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)
