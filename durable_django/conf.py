@@ -91,7 +91,7 @@ class Settings:
     POLL_INTERVAL: float = _key(
         _SECONDS,
         1.0,
-        "An idle worker looks for work this often at least, in seconds; an eighth as often while LISTEN works.",
+        "An idle worker looks for work at least this often, in seconds; more rarely while LISTEN works.",
     )
     LISTEN: bool = _key(
         _FLAG,
