@@ -305,7 +305,9 @@ class TestDrain:
 
 
 class TestLocalActivities:
-    def test_they_run_within_the_turn(self, bench: Bench) -> None:
+    def test_they_run_within_the_turn(self, bench: Bench, settings: Any) -> None:
+        settings.DURABLE_DJANGO = settings.DURABLE_DJANGO | {"LOCAL_SECONDS": 600}
+
         def save(ctx: task.ActivityContext, name: str) -> str:
             return Group.objects.create(name=name).name
 
