@@ -55,6 +55,7 @@ def run_together(*functions: Callable[[], object]) -> None:
 
     def run(function: Callable[[], object]) -> None:
         try:
+            connection.ensure_connection()
             ready.wait(10)
             function()
         finally:

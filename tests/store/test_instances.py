@@ -89,6 +89,11 @@ def test_the_first_of_two_with_one_id_is_added() -> None:
     assert Instance.objects.get().name == "first"
 
 
+def test_ids_are_taken_in_one_order_so_that_nobody_waits_in_a_circle() -> None:
+    add(*(new(name) for name in ("c", "a", "d", "b")))
+    assert list(Instance.objects.order_by("pk").values_list("instance_id", flat=True)) == list("abcd")
+
+
 def test_more_than_one_statement_takes_are_added() -> None:
     added = add(*(new(f"i{number:04}") for number in range(instances.BATCH_ROWS * 2 + 1)))
 
