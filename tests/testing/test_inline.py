@@ -321,8 +321,7 @@ class TestLocalActivities:
         drained = bench.drain()
         assert (bench.output(one), bench.output(two)) == (names, ["a", "b"])
         assert Group.objects.count() == 1202
-        assert drained.activities == 1202
-        assert drained.turns >= 6, "cut at a bound, by number here, and on a slow machine by time as well"
+        assert drained == Drained(turns=6, activities=1202)
 
     def test_a_failure_breaks_nothing_and_is_tried_again_in_its_time(self, bench: Bench) -> None:
         attempts: list[int] = []
