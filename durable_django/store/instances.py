@@ -11,7 +11,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError
 from django.db.backends.utils import CursorWrapper
 from django.db.models import F
 
@@ -180,19 +180,15 @@ def _insert_columns(cursor: CursorWrapper, columns: Mapping[str, Sequence[Any]])
 @cache
 def _insert_columns_sql(using: str, varying: tuple[str, ...]) -> str:
     """Return a statement that takes a value for each other field, then an array for each of these."""
-    types = {field: _type(using, field) for field in _FIELDS}
-    values = [f"v.{field}" if field in varying else f"%s::{types[field]}" for field in _FIELDS]
-    arrays = [f"%s::{types[field]}[]" for field in varying]
+    values = [
+        f"v.{field}" if field in varying else f"%s::{rows.column_type(using, Instance, field)}"
+        for field in _FIELDS
+    ]
     return (
         f"{_insert_into('postgresql')} SELECT {', '.join(values)}"
-        f" FROM unnest({', '.join(arrays)}) AS v({', '.join(varying)}) {_unless_taken('postgresql')}"
+        f" FROM {rows.unnest(using, Instance, varying)} AS v({', '.join(varying)})"
+        f" {_unless_taken('postgresql')}"
     )
-
-
-def _type(using: str, field: str) -> str:
-    found = Instance._meta.get_field(field).cast_db_type(connections[using])  # type: ignore[union-attr]
-    # Without its length: a cast cuts off in silence what an INSERT refuses.
-    return str(found).partition("(")[0]
 
 
 def _insert_into(vendor: str) -> str:

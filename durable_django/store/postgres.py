@@ -19,7 +19,7 @@ _PAYLOAD_BYTES = 7999
 
 def copy(cursor: CursorWrapper, target: str, rows: Iterable[Sequence[Any]]) -> None:
     """Append ``rows`` to ``target``, a quoted table with its columns."""
-    with cursor.cursor.copy(f"COPY {target} FROM STDIN") as stream:
+    with cursor.db.wrap_database_errors, cursor.cursor.copy(f"COPY {target} FROM STDIN") as stream:
         for row in rows:
             stream.write_row(row)
 

@@ -48,6 +48,16 @@ def column(model: type[Model], field: str, vendor: str) -> str:
     return _quote(str(model._meta.get_field(field).column), vendor)  # type: ignore[union-attr]
 
 
+@cache
+def column_type(using: str, model: type[Model], field: str) -> str:
+    """Return what to cast a value of one field to.
+
+    That is without its length: a cast cuts off in silence what an INSERT refuses.
+    """
+    found = model._meta.get_field(field).cast_db_type(connections[using])  # type: ignore[union-attr]
+    return str(found).partition("(")[0]
+
+
 def _quote(name: str, vendor: str) -> str:
     return f"`{name}`" if vendor == "mysql" else f'"{name}"'
 
@@ -78,7 +88,7 @@ def insert(
         _insert_few(cursor, names, rows)
     elif isinstance(cursor, postgres.PipelineCursor):
         arrays = [list(values) for values in zip(*rows, strict=True)]
-        cursor.execute(f"INSERT INTO {names} SELECT * FROM {_unnest(cursor.db.alias, model, fields)}", arrays)
+        cursor.execute(f"INSERT INTO {names} SELECT * FROM {unnest(cursor.db.alias, model, fields)}", arrays)
     else:
         postgres.copy(cursor, names, rows)
 
@@ -126,7 +136,7 @@ def _as_records(rows: Sequence[Values]) -> str:
 def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
     """Return one PostgreSQL statement that takes all rows as one JSON text."""
     names = [column(model, field, "postgresql") for field in (*fields, "id")]
-    types = [model._meta.get_field(field).cast_db_type(connections[using]) for field in (*fields, "id")]  # type: ignore[union-attr]
+    types = [column_type(using, model, field) for field in (*fields, "id")]
     assignments = ", ".join(
         f'{name} = v."{place}"::{type_}'
         for place, (name, type_) in enumerate(zip(names, types, strict=True))
@@ -143,10 +153,9 @@ def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) ->
 
 
 @cache
-def _unnest(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
-    """Return the rows that an array for each field makes."""
-    types = [model._meta.get_field(field).cast_db_type(connections[using]) for field in fields]  # type: ignore[union-attr]
-    return f"unnest({', '.join(f'%s::{type_}[]' for type_ in types)})"
+def unnest(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
+    """Return the rows, on PostgreSQL, that an array for each of these fields makes."""
+    return f"unnest({', '.join(f'%s::{column_type(using, model, field)}[]' for field in fields)})"
 
 
 def delete(cursor: CursorWrapper, model: type[Model], field: str, values: Sequence[Any]) -> None:

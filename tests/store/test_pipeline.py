@@ -148,3 +148,24 @@ def test_what_was_to_be_prepared_after_an_error_is_prepared_again() -> None:
         with pipeline.begin(USING, small=True) as cursor:
             add(cursor, f"kept{number}")
     assert identities() == ["kept0", "kept1", "kept2", "kept3"]
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.database("postgresql")
+def test_text_that_is_too_long_is_refused_and_not_cut_off(*, small: bool) -> None:
+    def insert() -> None:
+        with pipeline.begin(USING, small=small) as cursor:
+            add(cursor, *(f"{number:03}{'x' * 253}" for number in range(20)))
+
+    def rename() -> None:
+        with pipeline.begin(USING, small=small) as cursor:
+            renamed = [("y" * 256, pk) for pk in Worker.objects.values_list("pk", flat=True)]
+            rows.update(cursor, Worker, ("name",), renamed)
+
+    with pytest.raises(DatabaseError):
+        insert()
+    with pipeline.begin(USING, small=small) as cursor:
+        add(cursor, "a", "b")
+    with pytest.raises(DatabaseError):
+        rename()
+    assert list(Worker.objects.values_list("name", flat=True)) == ["", ""]
