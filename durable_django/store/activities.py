@@ -15,8 +15,10 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
+from durable_django.core.events import TaskScheduledEvent
 from durable_django.models import ActivityTask, Instance
 from durable_django.store import clock, rows
+from durable_django.store.claims import Claimed
 from durable_django.store.rows import any_of, columns, table
 from durable_django.store.scope import Served
 
@@ -51,6 +53,23 @@ class Leased:
     input: str | None
     queue: str
     queued_at: datetime
+
+    @classmethod
+    def called(
+        cls, token: int, caller: Claimed, event: TaskScheduledEvent, queue: str, queued_at: datetime
+    ) -> Leased:
+        """Return the lease of an activity that the caller's turn has just called."""
+        return cls(
+            token,
+            caller.pk,
+            caller.instance_id,
+            caller.execution_id,
+            event.event_id,
+            event.name,
+            event.input,
+            queue,
+            queued_at,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from durable_django.models import Instance, InstanceStatus, Timer
 from durable_django.store import activities, clock, inbox, instances, operations, retention, rows
 from durable_django.store.activities import Leased, NewActivity
 from durable_django.store.claims import NOTHING, Claimed, claim_keys
-from durable_django.store.inbox import NewMessage
+from durable_django.store.inbox import NewMessage, NewStart
 from durable_django.store.instances import NewInstance
 from durable_django.store.operations import Address, NewOperation
 from durable_django.store.rows import any_of, columns, table
@@ -96,9 +96,8 @@ class Batch:
         self._restarted: list[tuple[Any, ...]] = []
         self._timerless: list[int] = []
         self._cancelled: list[tuple[int, int]] = []
-        self._starts: list[tuple[int, str, TurnOutcome]] = []
+        self._starts: list[NewStart] = []
         self._over: dict[int, str] = {}
-        self._postponed: list[tuple[int, str, Sequence[int]]] = []
         self._result = Committed()
 
     def add(self, moved: Moved) -> None:
@@ -112,7 +111,7 @@ class Batch:
         for event in outcome.events if moved.decisions is None else moved.decisions:
             self._schedule(instance, outcome, event, cancelled)
         if moved.postponed:
-            self._postponed.append((instance.pk, instance.execution_id, moved.postponed))
+            self._starts.append(NewStart.postponing(instance, moved.postponed))
         if outcome.status is OrchestrationStatus.RUNNING:
             self._keep_going(moved)
         elif outcome.continue_as_new is not None:
@@ -143,16 +142,9 @@ class Batch:
         self._send_operations()
         inbox.add(cursor, self._messages, self._now)
         self._result.touched.update(message.instance for message in self._messages if not message.held)
-        for postponed in self._postponed:
-            inbox.postpone(cursor, *postponed, self._now)
         retention.forget_executions(cursor, self._over)
-        for pk, execution_id, outcome in self._starts:
-            following = outcome.continue_as_new
-            assert following is not None
-            inbox.add_start(
-                cursor, pk, execution_id, self._now, payload=following.input, carried=following.carried
-            )
-            self._result.touched.add(pk)
+        inbox.add_starts(cursor, self._starts, self._now)
+        self._result.touched.update(self._over)
         return self._result
 
     # ---------------------------------------------------------------- one instance
@@ -193,19 +185,7 @@ class Batch:
         token = None
         if lessor is not None and lessor.take(queue, event.name, instance.version):
             token = activities.new_token()
-            self._result.leased.append(
-                Leased(
-                    token,
-                    instance.pk,
-                    instance.instance_id,
-                    instance.execution_id,
-                    event.event_id,
-                    event.name,
-                    event.input,
-                    queue,
-                    self._now,
-                )
-            )
+            self._result.leased.append(Leased.called(token, instance, event, queue, self._now))
         else:
             self._result.unleased = True
         self._activities.append(
@@ -306,7 +286,7 @@ class Batch:
         )
         self._timerless.append(instance.pk)
         self._over[instance.pk] = instance.execution_id
-        self._starts.append((instance.pk, execution_id, outcome))
+        self._starts.append(NewStart.following(instance, execution_id, following))
 
     # ---------------------------------------------------------------- the batch
 

@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 
 from durable_django.core.errors import OrchestrationNotFoundError
 from durable_django.models import Instance, InstanceStatus
+from durable_django.store import rows
 
 TERMINAL = frozenset({InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.TERMINATED})
 
@@ -32,17 +33,17 @@ def lock(using: str, keys: Sequence[int]) -> list[Instance]:
     """Lock instances until the transaction ends, and return those that there are, by ascending key."""
     ordered = sorted(keys)
     locked: list[Instance] = []
-    for start in range(0, len(ordered), _BATCH):
-        locked += _locking(using).filter(pk__in=ordered[start : start + _BATCH]).order_by("pk")
+    for some in rows.batched(ordered, _BATCH):
+        locked += _locking(using).filter(pk__in=some).order_by("pk")
     return locked
 
 
 def lock_all(using: str, instance_ids: Sequence[str]) -> list[Instance]:
     """Lock the instances of these ids until the transaction ends, and return them by ascending key."""
     keys: list[int] = []
-    for start in range(0, len(instance_ids), _BATCH):
-        some = Instance.objects.using(using).filter(instance_id__in=instance_ids[start : start + _BATCH])
-        keys += some.values_list("pk", flat=True)
+    for some in rows.batched(instance_ids, _BATCH):
+        found = Instance.objects.using(using).filter(instance_id__in=some)
+        keys += found.values_list("pk", flat=True)
     return lock(using, keys)
 
 
@@ -102,8 +103,8 @@ def _descendants(using: str, root: Instance, follows: Follows) -> set[int]:
 
 
 def _children(using: str, parents: Sequence[int]) -> Iterator[tuple[int, Instance]]:
-    for start in range(0, len(parents), _BATCH):
-        query = Instance.objects.using(using).filter(parent_id__in=parents[start : start + _BATCH])
+    for some in rows.batched(parents, _BATCH):
+        query = Instance.objects.using(using).filter(parent_id__in=some)
         for child in query.only(*_KINSHIP):
             assert child.parent_id is not None
             yield child.parent_id, child

@@ -12,6 +12,7 @@ from typing import Any
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
+from durable_django.core.decisions import ContinueAsNew
 from durable_django.core.events import EventRaisedEvent, HistoryEvent
 from durable_django.models import Message, MessageKind, Timer
 from durable_django.store import clock, rows
@@ -58,6 +59,28 @@ class NewMessage:
     event: HistoryEvent
     execution_id: str | None = None
     held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewStart:
+    """A start message to be put into an instance's inbox: what its execution goes on with."""
+
+    instance: int
+    execution_id: str
+    payload: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def following(cls, instance: Claimed, execution_id: str, following: ContinueAsNew) -> NewStart:
+        """Start the next execution, with the events that the last one has left to it."""
+        carried = [[event.name, event.input] for event in following.carried]
+        attributes = {"carried": carried} if carried else {}
+        return cls(instance.pk, execution_id, following.input, attributes)
+
+    @classmethod
+    def postponing(cls, instance: Claimed, sequences: Sequence[int]) -> NewStart:
+        """Go on with local activities that the history shows as scheduled, and no row holds."""
+        return cls(instance.pk, instance.execution_id, attributes={POSTPONED: list(sequences)})
 
 
 @dataclass(slots=True)
@@ -120,43 +143,24 @@ def add(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime) ->
     rows.insert(cursor, Message, MESSAGE_FIELDS, values)
 
 
-def add_start(
-    cursor: CursorWrapper,
-    instance: int,
-    execution_id: str,
-    now: datetime,
-    *,
-    payload: str | None,
-    carried: Sequence[events.EventRaisedEvent],
-) -> None:
-    """Tell an instance to start its next execution, with the events that the last one has left to it."""
-    attributes = (
-        json.dumps({"carried": [[event.name, event.input] for event in carried]}) if carried else None
-    )
-    visible_at = clock.to_database(cursor.db.alias, now)
-    row = (
-        instance,
-        execution_id,
-        int(MessageKind.START),
-        None,
-        None,
-        payload,
-        attributes,
-        visible_at,
-        False,
-    )
-    rows.insert(cursor, Message, MESSAGE_FIELDS, [row])
-
-
-def postpone(
-    cursor: CursorWrapper, instance: int, execution_id: str, sequences: Sequence[int], now: datetime
-) -> None:
-    """Have an execution go on with local activities that its history shows as scheduled, and no row holds."""
-    visible_at = clock.to_database(cursor.db.alias, now)
-    attributes = json.dumps({POSTPONED: list(sequences)})
-    start = int(MessageKind.START)
-    row = (instance, execution_id, start, None, None, None, attributes, visible_at, False)
-    rows.insert(cursor, Message, MESSAGE_FIELDS, [row])
+def add_starts(cursor: CursorWrapper, starts: Sequence[NewStart], now: datetime) -> None:
+    """Tell instances to go on, each with its present or its next execution."""
+    kind, visible_at = int(MessageKind.START), clock.to_database(cursor.db.alias, now)
+    values = [
+        (
+            start.instance,
+            start.execution_id,
+            kind,
+            None,
+            None,
+            start.payload,
+            json.dumps(start.attributes) if start.attributes else None,
+            visible_at,
+            False,
+        )
+        for start in starts
+    ]
+    rows.insert(cursor, Message, MESSAGE_FIELDS, values)
 
 
 def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit: int) -> dict[int, Arrived]:

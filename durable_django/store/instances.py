@@ -17,6 +17,7 @@ from django.db.models import F
 
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import clock, rows, wakeup
+from durable_django.store.claims import NOTHING
 
 BATCH_ROWS = 500
 """The most instances in one statement: SQLite and server-side parameters have their limits."""
@@ -45,8 +46,6 @@ _FIELDS = (
     "turn",
     "tries",
 )
-
-_NO_EVENTS = "[]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +99,7 @@ def delete(cursor: CursorWrapper, keys: Sequence[int]) -> None:
 
     The caller has locked them.
     """
-    for batch in _batches(sorted(keys)):
+    for batch in rows.batched(sorted(keys), BATCH_ROWS):
         delete_work(cursor, batch)
         rows.delete(cursor, HistoryEvent, "instance", batch)
         rows.delete(cursor, Instance, "id", batch)
@@ -108,7 +107,7 @@ def delete(cursor: CursorWrapper, keys: Sequence[int]) -> None:
 
 def delete_work(cursor: CursorWrapper, keys: Sequence[int]) -> None:
     """Delete the activities, timers and messages of instances that the caller has locked."""
-    for batch in _batches(keys):
+    for batch in rows.batched(keys, BATCH_ROWS):
         lock_activities(cursor, batch)
         for model in (ActivityTask, Timer, Message):
             rows.delete(cursor, model, "instance", batch)
@@ -215,7 +214,7 @@ def _values(using: str, new: NewInstance, now: datetime) -> tuple[Any, ...]:
         InstanceStatus.PENDING.value,
         new.input,
         json.dumps(dict(new.tags)) if new.tags else None,
-        _NO_EVENTS,
+        NOTHING,
         new.parent,
         new.parent_execution_id,
         new.parent_task_id,
@@ -226,11 +225,6 @@ def _values(using: str, new: NewInstance, now: datetime) -> tuple[Any, ...]:
         0,
         0,
     )
-
-
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), BATCH_ROWS):
-        yield items[start : start + BATCH_ROWS]
 
 
 def _statements(new: Sequence[NewInstance]) -> Iterator[Sequence[NewInstance]]:

@@ -77,7 +77,7 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
                 cursor.execute("COMMIT")
     except BaseException:
         connection.run_on_commit = []
-        _roll_back(connection, raw)
+        _roll_back(raw)
         raise
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
@@ -108,10 +108,9 @@ def _prepared(connection: Any) -> Any:
     return raw
 
 
-def _roll_back(connection: Any, raw: Any) -> None:
-    with suppress(Exception):
+def _roll_back(raw: Any) -> None:
+    try:
         raw.rollback()
-        return
-    # Nobody knows what it would do next.
-    with suppress(Exception):
-        raw.close()
+    except Exception:  # noqa: BLE001 - nobody knows what it would do next
+        with suppress(Exception):
+            raw.close()

@@ -227,8 +227,7 @@ class TurnLoop:
             keys |= self._processor.peek(work.starts)
         for key in sorted(keys):
             self._note(key)
-            report = self._processor.run_alone(key, results.get(key, ()), self._pool.free)
-            self._follow(Work(results.get(key, ())), report)
+            report = self._move_alone(key, results.get(key, ()))
             total.moved += report.moved
             total.missed |= report.missed
         self._note(None)
@@ -241,14 +240,18 @@ class TurnLoop:
             self.hint()  # There may be more.
         return total
 
+    def _move_alone(self, key: int, results: Sequence[ActivityResult] = ()) -> Report:
+        report = self._processor.run_alone(key, results, self._pool.free)
+        self._follow(Work(results), report)
+        return report
+
     def _move_suspects(self) -> None:
         if not self._alone:
             return
         suspects, self._alone = self._alone, set()
         for key in sorted(suspects):
             self._note(key)
-            report = self._processor.run_alone(key, slots=self._pool.free)
-            self._follow(Work(), report)
+            self._move_alone(key)
         self._note(None)
 
     def _move_local(self) -> None:
@@ -264,8 +267,7 @@ class TurnLoop:
             del self._local[key]
             if is_careful:
                 self._note(key)
-            report = self._processor.run_alone(key, slots=self._pool.free)
-            self._follow(Work(), report)
+            self._move_alone(key)
         if is_careful:
             self._note(None)
         if self._local:

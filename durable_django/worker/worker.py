@@ -316,7 +316,9 @@ class _Running:
         """
         if not wakeup.hub(self._using).is_listening:
             return self._poll_interval
-        return max(self._poll_interval, min(self._poll_interval * _LISTENING, settings.LEASE_SECONDS / 8))
+        return max(
+            self._poll_interval, min(self._poll_interval * _LISTENING, settings.LEASE_SECONDS / _LISTENING)
+        )
 
     def _turn(self) -> None:
         self.loop.run(lambda: self._stopping.is_set() and not self.loop.has_results)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from django.contrib.auth.models import Group
+from django.db import OperationalError
 
 from durable_django import activity, task
 from durable_django.core.registry import Registry
+from durable_django.store.commits import Batch, Committed
 from tests.worker.byhand import HandWorker, client
 
 Steps = Generator[task.Task[Any], Any, Any]
@@ -66,6 +70,25 @@ def counter(ctx: task.OrchestrationContext, count: int) -> Steps:
 
 
 ACTIVITIES: list[Callable[..., Any]] = [write, think, fail, post]
+
+
+def prepare(settings: Any) -> None:
+    """Forget what was run, and let nothing be cut by time, however slow the machine is."""
+    settings.DURABLE_DJANGO = settings.DURABLE_DJANGO | {"LOCAL_SECONDS": 600}
+    ran.clear()
+
+
+@contextmanager
+def dying_before_commit() -> Iterator[None]:
+    """Let everything be written, then let the worker's connection go before the commit."""
+    original = Batch.write
+
+    def die(batch: Batch) -> Committed:
+        original(batch)
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with patch.object(Batch, "write", die), patch("durable_django.worker.turns._is_away", lambda *_: True):
+        yield
 
 
 def hand(*orchestrators: Callable[..., Any], **options: Any) -> HandWorker:

@@ -20,7 +20,6 @@ from durable_django.core.registry import Registry
 from durable_django.entities import DurableEntity, EntityInstanceId
 from durable_django.models import ActivityTask, InstanceStatus
 from durable_django.store import clock
-from durable_django.store.commits import Batch, Committed
 from durable_django.testing import drain
 from tests.worker.byhand import (
     USING,
@@ -36,11 +35,13 @@ from tests.worker.local_cast import (
     ACTIVITIES,
     Steps,
     counter,
+    dying_before_commit,
     fail,
     hand,
     local,
     names,
     post,
+    prepare,
     ran,
     start,
     think,
@@ -53,25 +54,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _clean(settings: Any) -> Iterator[None]:
-    # However slow the machine is.
-    settings.DURABLE_DJANGO = settings.DURABLE_DJANGO | {"LOCAL_SECONDS": 600}
-    ran.clear()
+    prepare(settings)
     before = clock._offset
     yield
     clock._offset = before
-
-
-@contextmanager
-def dying_before_commit() -> Iterator[None]:
-    """Let everything be written, then let the worker's connection go before the commit."""
-    original = Batch.write
-
-    def die(batch: Batch) -> Committed:
-        original(batch)
-        raise OperationalError("server closed the connection unexpectedly")
-
-    with patch.object(Batch, "write", die), patch("durable_django.worker.turns._is_away", lambda *_: True):
-        yield
 
 
 @contextmanager

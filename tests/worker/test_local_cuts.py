@@ -27,26 +27,25 @@ from tests.worker.local_cast import (
     ACTIVITIES,
     Steps,
     counter,
+    dying_before_commit,
     hand,
     local,
     names,
     post,
+    prepare,
     ran,
     start,
     think,
     write,
     writer,
 )
-from tests.worker.test_local_activities import dying_before_commit
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
 def _clean(settings: Any) -> None:
-    # However slow the machine is.
-    settings.DURABLE_DJANGO = settings.DURABLE_DJANGO | {"LOCAL_SECONDS": 600}
-    ran.clear()
+    prepare(settings)
 
 
 @pytest.fixture

@@ -16,17 +16,26 @@ from durable_django import task
 from durable_django.models import InstanceStatus
 from durable_django.worker.turns import Work
 from tests.worker.byhand import USING, HandWorker, assert_sound, failure, instance, output, status
-from tests.worker.local_cast import ACTIVITIES, Steps, hand, local, names, ran, start, write, writer
-from tests.worker.test_local_activities import dying_before_commit
+from tests.worker.local_cast import (
+    ACTIVITIES,
+    Steps,
+    dying_before_commit,
+    hand,
+    local,
+    names,
+    prepare,
+    ran,
+    start,
+    write,
+    writer,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
 def _clean(settings: Any) -> None:
-    # However slow the machine is.
-    settings.DURABLE_DJANGO = settings.DURABLE_DJANGO | {"LOCAL_SECONDS": 600}
-    ran.clear()
+    prepare(settings)
     hooked.clear()
 
 
