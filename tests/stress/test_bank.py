@@ -30,7 +30,7 @@ _SETTINGS = {"LEASE_SECONDS": 3, "HEARTBEAT_SECONDS": 0.5, "POLL_INTERVAL": 0.2}
 
 def test_no_transfer_is_lost_or_made_twice(command_environment: dict[str, str], tmp_path: Path) -> None:
     rng = random.Random(1)
-    workers, count = (1, 500) if connection.vendor == "sqlite" else (2, 1000)
+    workers, count = (1, 800) if connection.vendor == "sqlite" else (2, 1000)
     count = int(os.environ.get("BANK_TRANSFERS", count))
     orders: dict[str, dict[str, Any]] = {}
     client = DurableTaskClient()
