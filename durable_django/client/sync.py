@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ from durable_django.core.errors import DurableTaskError
 from durable_django.core.events import HistoryEvent
 from durable_django.core.ids import check_name
 from durable_django.core.serialization import DataConverter, PayloadCodec
-from durable_django.core.status import OrchestrationStatus
+from durable_django.core.status import TERMINAL_STATUSES, OrchestrationStatus
 from durable_django.store import (
     control,
     entities,
@@ -42,6 +42,8 @@ from durable_django.store import (
 )
 from durable_django.store.entity_queries import EntityRow
 from durable_django.store.queries import StateRow
+
+_STARTED_STATUSES = frozenset(OrchestrationStatus) - {OrchestrationStatus.PENDING}
 
 
 class DurableTaskClient:
@@ -283,16 +285,16 @@ class DurableTaskClient:
             )
 
     def _started(self, instance_id: str, fetch_payloads: bool) -> OrchestrationState | None:
-        status = queries.status(self.using, instance_id)
-        if status in (None, OrchestrationStatus.PENDING):
-            return None
-        return self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+        return self._look(instance_id, _STARTED_STATUSES, fetch_payloads)
 
     def _ended(self, instance_id: str, fetch_payloads: bool) -> OrchestrationState | None:
-        status = queries.status(self.using, instance_id)
-        if status is None or not status.is_terminal:
-            return None
-        return self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+        return self._look(instance_id, TERMINAL_STATUSES, fetch_payloads)
+
+    def _look(
+        self, instance_id: str, statuses: Collection[OrchestrationStatus], fetch_payloads: bool
+    ) -> OrchestrationState | None:
+        found = queries.state(self.using, instance_id, payloads=fetch_payloads, statuses=statuses)
+        return None if found is None else self._state(found)
 
     # ---------------------------------------------------------------- steer
 

@@ -150,12 +150,22 @@ def claim(
 
     That includes those whose last lease has run out.
     """
+    return ask(cursor, served, worker, now, lease_until, limit)()
+
+
+def ask(
+    cursor: CursorWrapper, served: Served, worker: str, now: datetime, lease_until: datetime, limit: int
+) -> Callable[[], list[Leased]]:
+    """Do what `claim` does; what is returned leases them, and gives them."""
+    if limit <= 0:
+        return list
     vendor = cursor.db.vendor
     condition, parameters = served.condition(vendor, "a.")
     lock = {"postgresql": " FOR NO KEY UPDATE OF a SKIP LOCKED", "sqlite": ""}.get(
         vendor, " FOR UPDATE SKIP LOCKED"
     )
-    cursor.execute(
+    found = rows.ask(
+        cursor,
         f"SELECT a.id, a.instance_id,"
         f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = a.instance_id),"
         f" a.execution_id, a.task_id, a.name, a.input, a.queue, a.created_at"
@@ -163,11 +173,19 @@ def claim(
         f" ORDER BY a.priority DESC, a.visible_at, a.id LIMIT %s{lock}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
     )
+    return lambda: _leased(cursor, found(), worker, lease_until)
+
+
+def _leased(
+    cursor: CursorWrapper, found: Sequence[tuple[Any, ...]], worker: str, lease_until: datetime
+) -> list[Leased]:
+    if not found:
+        return []
     until = clock.to_database(cursor.db.alias, lease_until)
     leased: list[Leased] = []
     updates: list[tuple[Any, ...]] = []
     orphans: list[int] = []
-    for pk, instance, instance_id, *task, queued_at in cursor.fetchall():
+    for pk, instance, instance_id, *task, queued_at in found:
         if instance_id is None:
             orphans.append(pk)  # Its instance was purged.
             continue

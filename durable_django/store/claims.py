@@ -141,46 +141,62 @@ def ask_keys(cursor: CursorWrapper, keys: Iterable[int]) -> Callable[[], list[Cl
     return lambda: _claimed(found())
 
 
-def claim_pending(cursor: CursorWrapper, served: Served, now: datetime, limit: int) -> list[Claimed]:
-    """Lock up to ``limit`` instances that are to start, the highest priority and the oldest first."""
+def ask_pending(
+    cursor: CursorWrapper, served: Served, now: datetime, limit: int
+) -> Callable[[], list[Claimed]]:
+    """Lock up to ``limit`` instances that are to start, the highest priority and the oldest first.
+
+    What is returned gives the instances.
+    """
+    if limit <= 0:
+        return list
     vendor = cursor.db.vendor
     condition, parameters = served.condition(vendor, "i.")
-    cursor.execute(
+    found = rows.ask(
+        cursor,
         f"{_select(vendor)}i.status = {InstanceStatus.PENDING.value} AND i.start_at <= %s{condition}"
         f" ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
     )
-    return _claimed(cursor.fetchall())
+    return lambda: _claimed(found())
 
 
-def claim_ready(cursor: CursorWrapper, served: Served, now: datetime, limit: int) -> list[Claimed]:
-    """Lock up to ``limit`` running instances that have a message or a due timer."""
+def ask_ready(
+    cursor: CursorWrapper, served: Served, now: datetime, limit: int
+) -> Callable[[], list[Claimed]]:
+    """Lock up to ``limit`` running instances that have a message or a due timer.
+
+    What is returned gives the instances.
+    """
+    if limit <= 0:
+        return list
     vendor = cursor.db.vendor
     condition, parameters = served.condition(vendor, "i.")
     present = clock.to_database(cursor.db.alias, now)
     not_held = "NOT held" if vendor == "postgresql" else "held = 0"
-    cursor.execute(
+    found = rows.ask(
+        cursor,
         f"{_select(vendor)}i.status = {InstanceStatus.RUNNING.value} AND i.id IN ("
         f"SELECT instance_id FROM {table(Message, vendor)} WHERE {not_held} AND visible_at <= %s"
         f" UNION SELECT instance_id FROM {table(Timer, vendor)} WHERE fire_at <= %s)"
         f"{condition} LIMIT %s{_lock(vendor)}",
         [present, present, *parameters, limit],
     )
-    return _claimed(cursor.fetchall())
+    return lambda: _claimed(found())
 
 
-def next_due(cursor: CursorWrapper, now: datetime) -> datetime | None:
-    """Return when the next timer is due, or the next pending instance is to start, after ``now``."""
+def ask_next_due(cursor: CursorWrapper, now: datetime) -> Callable[[], datetime | None]:
+    """Ask when the next timer is due, or the next pending instance is to start, after ``now``."""
     vendor = cursor.db.vendor
     present = clock.to_database(cursor.db.alias, now)
-    cursor.execute(
+    found = rows.ask(
+        cursor,
         f"SELECT MIN(fire_at) FROM {table(Timer, vendor)} WHERE fire_at > %s"
         f" UNION ALL SELECT MIN(start_at) FROM {table(Instance, vendor)}"
         f" WHERE status = {InstanceStatus.PENDING.value} AND start_at > %s",
         [present, present],
     )
-    times = [clock.from_orm(value) for (value,) in cursor.fetchall() if value is not None]
-    return min(times, default=None)
+    return lambda: _earliest(found())
 
 
 def next_visible(cursor: CursorWrapper, now: datetime) -> datetime | None:
@@ -192,5 +208,9 @@ def next_visible(cursor: CursorWrapper, now: datetime) -> datetime | None:
         f" UNION ALL SELECT MIN(visible_at) FROM {table(ActivityTask, vendor)} WHERE visible_at > %s",
         [present, present],
     )
-    times = [clock.from_orm(value) for (value,) in cursor.fetchall() if value is not None]
+    return _earliest(cursor.fetchall())
+
+
+def _earliest(found: Iterable[Sequence[Any]]) -> datetime | None:
+    times = [clock.from_orm(value) for (value,) in found if value is not None]
     return min(times, default=None)

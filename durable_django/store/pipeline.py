@@ -43,6 +43,11 @@ def begin(using: str, *, small: bool) -> Iterator[CursorWrapper]:
             yield cursor
 
 
+def is_open(cursor: CursorWrapper) -> bool:
+    """Tell whether the cursor's statements are not waited for until their rows are fetched."""
+    return isinstance(cursor, postgres.PipelineCursor)
+
+
 def leave(using: str) -> None:
     """Go on with the present transaction, but out of its pipeline: others' statements are to come."""
     connection = connections[using]

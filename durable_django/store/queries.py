@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from django.db import connections
 from django.db.models import Q, QuerySet
 
 from durable_django.core import events
@@ -20,6 +21,7 @@ from durable_django.core.events import HistoryEvent
 from durable_django.core.status import TERMINAL_STATUSES, OrchestrationStatus
 from durable_django.models import Instance
 from durable_django.store import clock, families, rows
+from durable_django.store.rows import any_of, column, columns, table
 
 DEFAULT_PAGE_SIZE = 100
 
@@ -50,17 +52,25 @@ class StateRow:
     output: str | None = None
 
 
-def status(using: str, instance_id: str) -> OrchestrationStatus | None:
-    """Return an instance's status; None where there is no such instance."""
-    found = _instances(using).filter(instance_id=instance_id).values_list("status", flat=True).first()
-    return None if found is None else OrchestrationStatus(found)
+def state(
+    using: str,
+    instance_id: str,
+    *,
+    payloads: bool = True,
+    statuses: Collection[OrchestrationStatus] | None = None,
+) -> StateRow | None:
+    """Return an instance's state; None where there is no such instance, or its status is another.
 
-
-def state(using: str, instance_id: str, *, payloads: bool = True) -> StateRow | None:
-    """Return an instance's state; None where there is no such instance."""
-    query = _instances(using).filter(instance_id=instance_id)
-    row = query.values_list(*_FIELDS, *(_PAYLOADS if payloads else ())).first()
-    return None if row is None else _state(row)
+    Whoever waits for an instance asks this again and again, so that it is one short statement.
+    """
+    vendor = connections[using].vendor
+    fields = columns(Instance, (*_FIELDS, *(_PAYLOADS if payloads else ())), vendor)
+    condition, parameters = f"{column(Instance, 'instance_id', vendor)} = %s", [instance_id]
+    if statuses is not None:
+        in_statuses, values = any_of(vendor, column(Instance, "status", vendor), [s.value for s in statuses])
+        condition, parameters = f"{condition} AND {in_statuses}", [instance_id, *values]
+    found = rows.fetch(using, f"SELECT {fields} FROM {table(Instance, vendor)} WHERE {condition}", parameters)
+    return _state(found[0]) if found else None
 
 
 def states(

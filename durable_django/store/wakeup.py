@@ -73,21 +73,21 @@ class Hub:
             event.set()
 
     @contextmanager
-    def worker(self, callback: Callback, *, listen: bool, starts: bool = True) -> Iterator[None]:
+    def worker(self, callback: Callback, at_start: Callback | None = None, *, listen: bool) -> Iterator[None]:
         """Call ``callback``, from whatever thread, whenever there may be work.
 
-        Without ``starts``, not for orchestrations to start.
+        It is not called for new orchestrations to start: there, ``at_start`` is.
         """
         self._workers.append(callback)
-        if starts:
-            self._starters.append(callback)
+        if at_start is not None:
+            self._starters.append(at_start)
         try:
             with self._in_use(listen):
                 yield
         finally:
             self._workers.remove(callback)
-            if starts:
-                self._starters.remove(callback)
+            if at_start is not None:
+                self._starters.remove(at_start)
 
     @contextmanager
     def waiter(self, *changes: str, listen: bool) -> Iterator[threading.Event]:

@@ -25,7 +25,8 @@ from durable_django.testing.virtual_clock import check_forward
 from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.entities import EntityProcessor
 from durable_django.worker.loop import send_activity_signals, send_orchestration_signals
-from durable_django.worker.turns import Report, TurnProcessor, Work
+from durable_django.worker.turns import TurnProcessor
+from durable_django.worker.work import Report, Work
 
 MAX_TURNS = 10_000
 
@@ -118,7 +119,7 @@ def _next_due(using: str) -> datetime | None:
     with transaction.atomic(using), connections[using].cursor() as cursor:
         now = clock.now()
         due = (
-            claims.next_due(cursor, now),
+            claims.ask_next_due(cursor, now)(),
             claims.next_visible(cursor, now),
             entities.next_due(using, now),
         )
@@ -152,7 +153,7 @@ class _InlineWorker:
         keys: set[int] = set()
         while True:
             scan = not results and not keys
-            work = Work(results, keys, scan=scan, starts=_SLOTS, slots=_SLOTS, lease_new=True)
+            work = Work(results, keys, scan, starts=_SLOTS if scan else 0, slots=_SLOTS, lease_new=True)
             work.claim_activities = scan
             report = self._processor.run(work)
             self._follow(report)

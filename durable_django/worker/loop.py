@@ -21,7 +21,8 @@ from durable_django.store.commits import Moved
 from durable_django.store.operations import Address
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.pool import ActivityPool
-from durable_django.worker.turns import Report, TurnProcessor, Work
+from durable_django.worker.turns import TurnProcessor
+from durable_django.worker.work import Report, Work
 
 logger = logging.getLogger("durable_django.worker")
 
@@ -65,6 +66,7 @@ class TurnLoop:
         self._local: dict[int, None] = {}  # A set in order: who has waited longest goes first.
         self._timers: list[tuple[datetime, int]] = []
         self._hinted = True
+        self._has_starts = False
         self._unclaimed = True
         self._poll_at = 0.0
         self._pause = _SHORTEST_POLL
@@ -82,6 +84,11 @@ class TurnLoop:
     def hint(self) -> None:
         """Say that the tables may have something new."""
         self._hinted = True
+        self._wake.set()
+
+    def hint_start(self) -> None:
+        """Say that there may be new instances to start."""
+        self._has_starts = True
         self._wake.set()
 
     def touch(self, keys: Iterable[int]) -> None:
@@ -121,12 +128,15 @@ class TurnLoop:
 
     def step(self) -> None:
         """Look once at what is ready, and move it."""
+        was_idle = self.is_idle.is_set()
         self.is_idle.clear()
         work = self._gather()
         if self._is_draining:
             work = Work(work.results)
-        has_work = work.results or work.keys or work.scan or work.claim_activities
+        has_work = work.results or work.keys or work.looks or work.claim_activities
         if not (has_work or self._alone or self._local):
+            if was_idle:
+                self.is_idle.set()
             return
         try:
             report = Report()
@@ -143,6 +153,9 @@ class TurnLoop:
         self._move_suspects()
         self._move_local()
         self._schedule_poll(work, report)
+        is_quiet = (work.scan or was_idle) and not (report.did_something or self._wake.is_set())
+        if is_quiet and self._pool.is_idle and not (self._results or self._alone or self._local):
+            self.is_idle.set()
 
     def _wait(self) -> None:
         seconds = self._poll_at - time.monotonic()
@@ -165,17 +178,18 @@ class TurnLoop:
             self._keys.add(heapq.heappop(self._timers)[1])
         keys, self._keys = self._keys, set()
         scan = self._hinted or time.monotonic() >= self._poll_at
-        self._hinted = False
+        has_starts = scan or self._has_starts
+        self._hinted = self._has_starts = False
         slots, on_loop = self._pool.free, self._pool.free_on_loop
         return Work(
             results,
             keys,
             scan=scan,
-            starts=max(slots, on_loop, _LEAST_STARTS),
+            starts=max(slots, on_loop, _LEAST_STARTS) if has_starts else 0,
             # Older activities first: what nobody has claimed yet goes before what this batch makes.
             slots=slots,
             async_slots=on_loop,
-            lease_new=not self._unclaimed,
+            lease_new=not self._unclaimed or self._has_slots,
             claim_activities=(self._unclaimed or scan) and self._has_slots,
         )
 
@@ -223,7 +237,7 @@ class TurnLoop:
         for result in work.results:
             results.setdefault(result.leased.instance, []).append(result)
         keys = work.keys | set(results)
-        if work.scan:
+        if work.looks:
             keys |= self._processor.peek(work.starts)
         for key in sorted(keys):
             self._note(key)
@@ -236,7 +250,7 @@ class TurnLoop:
             report = self._processor.run(claim)
             self._follow(claim, report)
             total.leased += report.leased
-        if work.scan and total.moved:
+        if work.looks and total.moved:
             self.hint()  # There may be more.
         return total
 
@@ -282,11 +296,8 @@ class TurnLoop:
                 seconds = (report.next_due - clock.now()).total_seconds()
                 self._poll_at = min(self._poll_at, time.monotonic() + seconds)
             self._pause = min(self._pause * 2, self._poll_interval())
-        elif report.missed:
+        elif report.missed or (work.looks and report.did_something):
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
-        is_quiet = work.scan and not report.did_something and not self._wake.is_set()
-        if is_quiet and self._pool.is_idle and not (self._results or self._alone or self._local):
-            self.is_idle.set()
 
     def _survive(self) -> None:
         connections[self._using].close()

@@ -23,11 +23,15 @@ class Slots:
         """Take a slot for an activity, if there is one and this worker runs such."""
         if not self._served.takes(queue, name, version):
             return False
+        return self.count(name) >= 0
+
+    def count(self, name: str) -> int:
+        """Take a slot for an activity that is leased, and return how many are left of its sort."""
         if name in self._async_names:
             self._on_loop -= 1
-            return self._on_loop >= 0
+            return self._on_loop
         self._plain -= 1
-        return self._plain >= 0
+        return self._plain
 
     def left(self) -> Iterator[tuple[Served, int]]:
         """Yield the sorts of activities that are counted by themselves, each with how many slots are left."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from django.db import Error as DatabaseError
@@ -35,9 +35,9 @@ from durable_django.store import (
     rows,
     wakeup,
 )
-from durable_django.store.activities import Leased, Recorded
+from durable_django.store.activities import Recorded
 from durable_django.store.claims import Claimed
-from durable_django.store.commits import Batch, Committed, Lessor, Moved
+from durable_django.store.commits import Batch, Lessor, Moved
 from durable_django.store.inbox import Arrived, NewMessage
 from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
@@ -46,6 +46,7 @@ from durable_django.worker.feeds import Feed, Found, Results
 from durable_django.worker.guard import no_queries
 from durable_django.worker.local import LocalActivities
 from durable_django.worker.slots import Slots
+from durable_django.worker.work import Report, Work
 
 logger = logging.getLogger("durable_django.worker")
 
@@ -54,69 +55,6 @@ HISTORY_ROWS = 20_000
 
 SMALL_BATCH = 8
 """Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
-
-
-@dataclass(slots=True)
-class Work:
-    """What a batch is to look at: results just produced, instances said to be ready, and the tables at large.
-
-    ``starts`` bounds how many pending instances are started, ``slots`` how many activities are leased to this
-    worker: new ones as they are inserted (``lease_new``), and what nobody has claimed (``claim_activities``).
-    ``async_slots`` are for ``async def`` ones, if these are to be counted by themselves.
-    """
-
-    results: Sequence[ActivityResult] = ()
-    keys: set[int] = field(default_factory=set)
-    scan: bool = False
-    starts: int = 0
-    slots: int = 0
-    async_slots: int | None = None
-    lease_new: bool = False
-    claim_activities: bool = False
-
-
-@dataclass(slots=True)
-class Report:
-    """What a batch did, once it is committed.
-
-    ``alone`` are instances that have to be run by themselves, ``again`` those that were left for the next
-    batch, ``local`` those with local activities to run, each in a transaction of its own, ``lost_results``
-    what was not recorded and is to be handed in again. ``local_ran`` says how many local activities were
-    run, ``local_failures`` are those that failed. ``is_announced`` says that whoever waits in other processes
-    has been told of ``changed``. ``is_full`` says that there may be more where this came from, ``missed``
-    that an instance was held by somebody else, ``next_due`` (of an empty scan) when something will be ready.
-    """
-
-    moved: list[Moved] = field(default_factory=list)
-    committed: Committed = field(default_factory=Committed)
-    leased: list[Leased] = field(default_factory=list)
-    alone: set[int] = field(default_factory=set)
-    again: set[int] = field(default_factory=set)
-    local: set[int] = field(default_factory=set)
-    local_ran: int = 0
-    local_failures: list[ActivityResult] = field(default_factory=list)
-    lost_results: list[ActivityResult] = field(default_factory=list)
-    is_announced: bool = False
-    is_full: bool = False
-    missed: bool = False
-    more_activities: bool = False
-    next_due: datetime | None = None
-
-    @property
-    def changed(self) -> list[str]:
-        """What clients wait for: which instances have ended, or have started and go on."""
-        return [
-            wakeup.started(entry.instance.instance_id)
-            if entry.outcome.status is OrchestrationStatus.RUNNING
-            else entry.instance.instance_id
-            for entry in self.moved
-            if entry.outcome.status is not OrchestrationStatus.RUNNING or entry.instance.is_pending
-        ]
-
-    @property
-    def did_something(self) -> bool:
-        """Whether anything was moved or leased."""
-        return bool(self.moved or self.leased or self.again or self.alone or self.local)
 
 
 class TurnProcessor:
@@ -187,10 +125,11 @@ class TurnProcessor:
         return report
 
     def peek(self, starts: int) -> set[int]:
-        """Return instances that are ready, without moving them."""
+        """Return instances that are ready, without moving them; ``starts`` bounds the pending ones."""
+        work = Work(scan=True, starts=starts)
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             return {
-                instance.pk for instance in self._scan(cursor, clock.now(), starts, self._batch_instances)
+                instance.pk for instance in self._scan(cursor, work, clock.now(), self._batch_instances)()
             }
 
     # ---------------------------------------------------------------- a batch
@@ -199,7 +138,7 @@ class TurnProcessor:
         report = Report()
         self._fed = []
         self._moving = set()
-        expected = len(work.results) + len(work.keys) + (self._last_scanned if work.scan else 0)
+        expected = len(work.results) + len(work.keys) + (self._last_scanned if work.looks else 0)
         with pipeline.begin(self.using, small=expected <= SMALL_BATCH and not alone) as cursor:
             self._move(cursor, work, report, alone=alone)
             report.is_announced = wakeup.announce_within(cursor, report.changed)
@@ -208,11 +147,12 @@ class TurnProcessor:
 
     def _move(self, cursor: CursorWrapper, work: Work, report: Report, *, alone: bool) -> None:
         now = clock.now()
-        claimed, movable, arrived, results = self._take(cursor, work, now, report, alone=alone)
-        report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         slots = self._slots(work)
-        until = now + timedelta(seconds=settings.LEASE_SECONDS)
-        batch = Batch(cursor, now, Lessor(self.worker, until, slots.take) if work.lease_new else None)
+        claimed, movable, arrived, results = self._take(cursor, work, slots, now, report, alone=alone)
+        report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
+        leases_new = work.lease_new and not report.more_activities
+        lessor = Lessor(self.worker, _lease_end(now), slots.take) if leases_new else None
+        batch = Batch(cursor, now, lessor)
         own = alone or len(claimed) == 1
         for instance in movable:
             inbox_of = arrived.get(instance.pk) or Arrived()
@@ -229,33 +169,38 @@ class TurnProcessor:
         self._leave(cursor, claimed, results, now)
         inbox.delete(cursor, [carrier for entry in arrived.values() for carrier in entry.stale])
         report.committed = batch.write()
-        report.leased = report.committed.leased
+        report.leased += report.committed.leased
         self._reset_tries(report.moved)
-        if work.claim_activities:
-            for served, count in slots.left():
-                leased: list[Leased] = []
-                if count:
-                    leased = activities.claim(cursor, served, self.worker, now, until, count)
-                report.more_activities |= len(leased) == count
-                report.leased = report.leased + leased
 
     def _take(
-        self, cursor: CursorWrapper, work: Work, now: datetime, report: Report, *, alone: bool
+        self, cursor: CursorWrapper, work: Work, slots: Slots, now: datetime, report: Report, *, alone: bool
     ) -> tuple[list[Claimed], list[Claimed], dict[int, Arrived], Results]:
         """Return what is locked, what of it is to be moved, what has arrived for it, and the results."""
         keys = work.keys.union(result.leased.instance for result in work.results)
         # Asked for together, read one by one: in a pipeline that is one exchange.
         recorded = activities.record(cursor, [result.leased.token for result in work.results])
         locked = claims.ask_keys(cursor, keys)
-        arrivals = None if work.scan else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
+        room = max(0, self._batch_instances - len(keys))
+        scanned = self._scan(cursor, work, now, room)
+        arrivals = None if work.looks else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
         results = self._found(work.results, recorded())
-        claimed = self._claim(cursor, work, locked(), now, report)
+        found = scanned()
+        claimed = list({instance.pk: instance for instance in locked() + found}.values())
+        if work.looks:
+            self._last_scanned = len(found)
+            # Below its limits it has seen all: to look again at once would only delay the results to come.
+            report.is_full = len(found) >= min(work.starts, room)
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
         movable = self._within_budget(movable, report)
         self._moving = {instance.pk for instance in movable}
         if arrivals is None:
-            return claimed, movable, inbox.read(cursor, movable, now, settings.BATCH_EVENTS), results
+            arrivals = inbox.ask(cursor, sorted(self._moving), now, settings.BATCH_EVENTS)
+        next_due = claims.ask_next_due(cursor, now) if work.scan and not found else None
+        if work.claim_activities:
+            self._claim_activities(cursor, slots, now, report)
+        if next_due is not None:
+            report.next_due = next_due()
         return claimed, movable, arrivals(movable), results
 
     def _slots(self, work: Work) -> Slots:
@@ -281,32 +226,29 @@ class TurnProcessor:
             found.setdefault(row.instance, []).append(Found(result.event(row.task_id), row.execution_id))
         return found
 
-    def _claim(
-        self,
-        cursor: CursorWrapper,
-        work: Work,
-        locked: Sequence[Claimed],
-        now: datetime,
-        report: Report,
-    ) -> list[Claimed]:
-        claimed = {instance.pk: instance for instance in locked}
-        room = self._batch_instances - len(claimed)
-        if work.scan and room > 0:
-            starts = min(work.starts, room)
-            scanned = self._scan(cursor, now, starts, room)
-            claimed.update({instance.pk: instance for instance in scanned if instance.pk not in claimed})
-            self._last_scanned = len(scanned)
-            # Below its limits it has seen all: to look again at once would only delay the results to come.
-            report.is_full = len(scanned) >= starts
-            if not scanned:
-                report.next_due = claims.next_due(cursor, now)
-        return list(claimed.values())
-
-    def _scan(self, cursor: CursorWrapper, now: datetime, starts: int, room: int) -> list[Claimed]:
+    def _scan(
+        self, cursor: CursorWrapper, work: Work, now: datetime, room: int
+    ) -> Callable[[], list[Claimed]]:
         served = self.scope.orchestrations
-        ready = claims.claim_ready(cursor, served, now, room)
-        starts = min(starts, room - len(ready))
-        return ready + (claims.claim_pending(cursor, served, now, starts) if starts > 0 else [])
+        ready = claims.ask_ready(cursor, served, now, room if work.scan else 0)
+        if pipeline.is_open(cursor):
+            # In one exchange: the few that a small batch has will not be twice as many as a large one may.
+            pending = claims.ask_pending(cursor, served, now, min(work.starts, room))
+            return lambda: ready() + pending()
+        found = ready()
+        pending = claims.ask_pending(cursor, served, now, min(work.starts, room - len(found)))
+        return lambda: found + pending()
+
+    def _claim_activities(self, cursor: CursorWrapper, slots: Slots, now: datetime, report: Report) -> None:
+        asked = [
+            (count, activities.ask(cursor, served, self.worker, now, _lease_end(now), count))
+            for served, count in slots.left()
+        ]
+        for count, leased in asked:
+            report.more_activities |= len(found := leased()) == count
+            report.leased += found
+        for activity in report.leased:
+            slots.count(activity.name)
 
     def _is_movable(self, instance: Claimed, now: datetime, report: Report, *, alone: bool) -> bool:
         if not instance.is_active or not self._serves(instance):
@@ -467,23 +409,12 @@ class TurnProcessor:
         for key in sorted(keys | set(by_instance)):
             report = self.run_alone(key, by_instance.get(key, ()), max(slots, 0))
             slots -= len(report.leased)
-            _merge(total, report)
+            total.merge(report)
         return total
 
 
-def _merge(total: Report, report: Report) -> None:
-    total.moved += report.moved
-    total.leased += report.leased
-    total.alone |= report.alone
-    total.again |= report.again
-    total.local |= report.local
-    total.local_ran += report.local_ran
-    total.local_failures += report.local_failures
-    total.lost_results += report.lost_results
-    total.committed.unleased |= report.committed.unleased
-    total.committed.touched |= report.committed.touched
-    total.committed.entities |= report.committed.entities
-    total.committed.timers += report.committed.timers
+def _lease_end(now: datetime) -> datetime:
+    return now + timedelta(seconds=settings.LEASE_SECONDS)
 
 
 def _is_away(using: str, error: Exception) -> bool:

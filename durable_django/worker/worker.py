@@ -263,9 +263,9 @@ class _Running:
         self._upkeep.bury_dead()
         self._enter()
         hub = wakeup.hub(self._using)
-        self._wakeups.enter_context(hub.worker(self.loop.hint, listen=self._listen))
+        self._wakeups.enter_context(hub.worker(self.loop.hint, self.loop.hint_start, listen=self._listen))
         if self._has_entities:  # Else it is enough to look now and then, for calls that nobody can answer.
-            self._wakeups.enter_context(hub.worker(self._entities.hint, listen=self._listen, starts=False))
+            self._wakeups.enter_context(hub.worker(self._entities.hint, listen=self._listen))
         self._pool.start()
         self._entities.start()
         self._outbox.start()

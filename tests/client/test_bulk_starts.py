@@ -352,7 +352,7 @@ class TestWakeUps:
         calls: list[int] = []
         with (
             override_settings(DURABLE_DJANGO={"LISTEN": listen}),
-            wakeup.hub(DEFAULT_DB_ALIAS).worker(lambda: calls.append(1), listen=False),
+            wakeup.hub(DEFAULT_DB_ALIAS).worker(lambda: None, lambda: calls.append(1), listen=False),
         ):
             client.schedule_new_orchestration("flow")
             assert calls == [1]
@@ -371,7 +371,7 @@ class TestWakeUps:
             # The first call says that the listener is there.
             (woken if listening.is_set() else listening).set()
 
-        with elsewhere.worker(wake, listen=True):
+        with elsewhere.worker(wake, wake, listen=True):
             assert listening.wait(10)
             if single:
                 client.schedule_new_orchestration("flow")

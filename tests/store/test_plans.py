@@ -93,11 +93,11 @@ SERVED = Served(frozenset({"default"}), {"order": frozenset(), "pay": frozenset(
 
 
 def claim_pending(cursor: CursorWrapper) -> None:
-    claims.claim_pending(cursor, SERVED, clock.now(), 200)
+    claims.ask_pending(cursor, SERVED, clock.now(), 200)
 
 
 def claim_ready(cursor: CursorWrapper) -> None:
-    claims.claim_ready(cursor, SERVED, clock.now(), 200)
+    claims.ask_ready(cursor, SERVED, clock.now(), 200)
 
 
 def claim_keys_and_read(cursor: CursorWrapper) -> None:
@@ -107,7 +107,7 @@ def claim_keys_and_read(cursor: CursorWrapper) -> None:
 
 
 def next_due(cursor: CursorWrapper) -> None:
-    claims.next_due(cursor, clock.now())
+    claims.ask_next_due(cursor, clock.now())()
 
 
 def claim_activities(cursor: CursorWrapper) -> None:

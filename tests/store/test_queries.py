@@ -36,7 +36,17 @@ def test_a_state_has_its_payloads_only_when_they_are_asked_for() -> None:
 
 def test_the_missing_have_no_state() -> None:
     assert queries.state(USING, "nobody") is None
-    assert queries.status(USING, "nobody") is None
+
+
+def test_a_state_may_be_asked_for_in_some_statuses_only() -> None:
+    factories.make_instance("flow", InstanceStatus.RUNNING)
+
+    found = queries.state(USING, "flow", statuses={OrchestrationStatus.RUNNING, OrchestrationStatus.FAILED})
+
+    assert found is not None
+    assert found.status is OrchestrationStatus.RUNNING
+    assert queries.state(USING, "flow", statuses={OrchestrationStatus.COMPLETED}) is None
+    assert queries.state(USING, "flow", statuses=()) is None
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 100])

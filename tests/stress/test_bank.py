@@ -46,8 +46,9 @@ def test_no_transfer_is_lost_or_made_twice(command_environment: dict[str, str], 
         kills = 0
         while left := unfinished():
             assert time.monotonic() < deadline, f"{left} unfinished\n{pack.log()[-5000:]}"
-            time.sleep(rng.uniform(0.2, 2.0))
-            if kills < KILLS:
+            time.sleep(rng.uniform(0.0, 0.2))
+            # By what is done, not by the clock: however fast the machine, each kill finds work under way.
+            if kills < KILLS and count - left > (kills + 1) * count / (KILLS + 1):
                 pack.kill(rng.choice(pack.pids))
                 pack.start()
                 kills += 1

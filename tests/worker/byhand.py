@@ -18,7 +18,8 @@ from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.options import WorkItemFilters, scope_of
-from durable_django.worker.turns import TurnProcessor, Work
+from durable_django.worker.turns import TurnProcessor
+from durable_django.worker.work import Work
 from tests.factories import history_of
 
 USING = "default"

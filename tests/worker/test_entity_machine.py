@@ -112,6 +112,8 @@ class EntityMachine(RuleBasedStateMachine):
         self.marks: dict[str, set[str]] = {key: set() for key in KEYS}
         self.callers: dict[str, str] = {}
         self.holders: dict[str, str] = {}
+        self.rewound: set[str] = set()
+        """Where marks may be lost: a rewound holder writes back what it read under its former locks."""
 
     def name(self, kind: str) -> str:
         self.number += 1
@@ -161,6 +163,7 @@ class EntityMachine(RuleBasedStateMachine):
         chosen = data.draw(st.sampled_from(sorted(self.holders)))
         if Instance.objects.get(instance_id=chosen).status == InstanceStatus.FAILED:
             MENDED.add(chosen)
+            self.rewound |= set(self.holders[chosen])
             client().rewind_orchestration(chosen)
 
     # ---------------------------------------------------------------- what workers do
@@ -228,12 +231,12 @@ class EntityMachine(RuleBasedStateMachine):
         ended = {found.instance_id: found for found in Instance.objects.all()}
         for key in KEYS:
             found = {mark for mark in state("board", key) or [] if not mark.startswith("holder")}
-            assert found == self.marks[key]
+            assert found == self.marks[key] or (key in self.rewound and found < self.marks[key])
         for mark, result in self.callers.items():
             assert ended[mark].output == f'"{result}"'
         for mark, wanted in self.holders.items():
             if ended[mark].status == InstanceStatus.COMPLETED:
-                assert all(mark in state("board", key) for key in wanted)
+                assert all(mark in state("board", key) for key in set(wanted) - self.rewound)
 
 
 def test_entities_agree_with_the_model() -> None:

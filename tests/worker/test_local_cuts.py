@@ -12,7 +12,7 @@ from django.db import OperationalError
 from durable_django import task
 from durable_django.core import events
 from durable_django.models import ActivityTask, InstanceStatus, Message
-from durable_django.worker.turns import Work
+from durable_django.worker.work import Work
 from tests.factories import history_of
 from tests.worker.byhand import (
     assert_sound,

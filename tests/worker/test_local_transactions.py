@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from durable_django import task
 from durable_django.models import InstanceStatus
-from durable_django.worker.turns import Work
+from durable_django.worker.work import Work
 from tests.worker.byhand import USING, HandWorker, assert_sound, failure, instance, output, status
 from tests.worker.local_cast import (
     ACTIVITIES,

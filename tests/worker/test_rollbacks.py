@@ -258,7 +258,7 @@ def test_an_inbox_that_cannot_be_read_stops_no_other() -> None:
 def test_a_claim_that_fails_is_raised_rather_than_tried_for_ever() -> None:
     worker = hand()
     with (
-        patch("durable_django.store.claims.claim_ready", side_effect=DatabaseError("no such table")),
+        patch("durable_django.store.claims.ask_ready", side_effect=DatabaseError("no such table")),
         pytest.raises(DatabaseError),
     ):
         worker.step()

@@ -15,7 +15,7 @@ from durable_django import task
 from durable_django.core import events
 from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, MessageKind
 from durable_django.store import activities, clock
-from durable_django.worker.turns import Work
+from durable_django.worker.work import Work
 from tests.worker.byhand import (
     USING,
     HandWorker,
