@@ -143,20 +143,13 @@ def add(
     )
 
 
-def claim(
-    cursor: CursorWrapper, served: Served, worker: str, now: datetime, lease_until: datetime, limit: int
-) -> list[Leased]:
-    """Lease up to ``limit`` activities whose time has come, the highest priority and the oldest first.
-
-    That includes those whose last lease has run out.
-    """
-    return ask(cursor, served, worker, now, lease_until, limit)()
-
-
-def ask(
+def ask_due(
     cursor: CursorWrapper, served: Served, worker: str, now: datetime, lease_until: datetime, limit: int
 ) -> Callable[[], list[Leased]]:
-    """Do what `claim` does; what is returned leases them, and gives them."""
+    """Lock up to ``limit`` activities whose time has come, the highest priority and the oldest first.
+
+    That includes those whose last lease has run out. What is returned leases them, and gives them.
+    """
     if limit <= 0:
         return list
     vendor = cursor.db.vendor

@@ -163,21 +163,17 @@ def add_starts(cursor: CursorWrapper, starts: Sequence[NewStart], now: datetime)
     rows.insert(cursor, Message, MESSAGE_FIELDS, values)
 
 
-def read(cursor: CursorWrapper, claimed: Sequence[Claimed], now: datetime, limit: int) -> dict[int, Arrived]:
-    """Return what has arrived for locked instances, oldest first: messages and due timers in one order.
-
-    A start comes before all else, however old: what an execution has left unseen waits for the next.
-
-    Call it with a statement of its own after the lock: one that locks and reads at once may see rows that
-    another worker has consumed before it let go of the lock.
-    """
-    return ask(cursor, [instance.pk for instance in claimed], now, limit)(claimed)
-
-
 def ask(
     cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int
 ) -> Callable[[Sequence[Claimed]], dict[int, Arrived]]:
-    """Do what `read` does, for instances that are being locked; what is returned takes those that are."""
+    """Ask what has arrived for instances that are being locked; what is returned takes those that are.
+
+    Each one's comes oldest first, messages and due timers in one order. A start comes before all else,
+    however old: what an execution has left unseen waits for the next.
+
+    It has to be a statement of its own after the lock's: one that locks and reads at once may see rows that
+    another worker has consumed before it let go of the lock.
+    """
     if not keys:
         return lambda _: {}
     found = _arrivals(cursor, keys, now, limit)

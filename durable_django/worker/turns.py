@@ -241,7 +241,7 @@ class TurnProcessor:
 
     def _claim_activities(self, cursor: CursorWrapper, slots: Slots, now: datetime, report: Report) -> None:
         asked = [
-            (count, activities.ask(cursor, served, self.worker, now, _lease_end(now), count))
+            (count, activities.ask_due(cursor, served, self.worker, now, _lease_end(now), count))
             for served, count in slots.left()
         ]
         for count, leased in asked:

@@ -103,7 +103,7 @@ def claim_ready(cursor: CursorWrapper) -> None:
 def claim_keys_and_read(cursor: CursorWrapper) -> None:
     cursor.execute("SELECT id FROM durable_django_instance WHERE status = 0 ORDER BY id DESC LIMIT 50")
     claimed = claims.claim_keys(cursor, [pk for (pk,) in cursor.fetchall()])
-    inbox.read(cursor, claimed, clock.now(), 5000)
+    inbox.ask(cursor, [instance.pk for instance in claimed], clock.now(), 5000)(claimed)
 
 
 def next_due(cursor: CursorWrapper) -> None:
@@ -112,7 +112,7 @@ def next_due(cursor: CursorWrapper) -> None:
 
 def claim_activities(cursor: CursorWrapper) -> None:
     now = clock.now()
-    activities.claim(cursor, SERVED, "w", now, now + timedelta(seconds=60), 100)
+    activities.ask_due(cursor, SERVED, "w", now, now + timedelta(seconds=60), 100)()
 
 
 def record(cursor: CursorWrapper) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db.backends.utils import CursorWrapper
 
 from durable_django import task
 from durable_django.store import inbox
@@ -97,11 +99,18 @@ def test_carried_events_that_stay_unseen_are_carried_again() -> None:
 
 
 def test_a_start_is_read_first_however_many_events_are_older(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = inbox.read
-    monkeypatch.setattr(inbox, "read", lambda cursor, claimed, now, _: read(cursor, claimed, now, 2))
+    ask = inbox.ask
+    limits: list[int] = []
+
+    def ask_for_two(cursor: CursorWrapper, keys: Sequence[int], now: datetime, limit: int) -> Any:
+        limits.append(limit)
+        return ask(cursor, keys, now, 2)
+
+    monkeypatch.setattr(inbox, "ask", ask_for_two)
     worker = HandWorker(collect)
     client().schedule_new_orchestration(collect, input=[], instance_id="flow")
     raise_numbers("flow", 1, 2, 3, 4)
     worker.settle()
     assert output("flow") == [1, 2, 3, 4]
+    assert limits
     assert_sound("flow")

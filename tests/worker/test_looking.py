@@ -1,0 +1,138 @@
+"""What a step of the turn loop looks at, and in which order it takes on activities."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from durable_django import task
+from durable_django.models import ActivityTask, InstanceStatus
+from tests import factories
+from tests.worker.byhand import HandWorker, client, output, status
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Steps = Generator[task.Task[Any], Any, Any]
+
+
+def wait(ctx: task.OrchestrationContext, _: Any) -> Steps:
+    return (yield ctx.wait_for_external_event("go"))
+
+
+def one(ctx: task.OrchestrationContext, _: Any) -> Steps:
+    return (yield ctx.call_activity(echo, input=ctx.instance_id))
+
+
+def echo(ctx: task.ActivityContext, value: str) -> str:
+    return value
+
+
+def look(worker: HandWorker, *hints: str) -> None:
+    """Take one step, told what there may be."""
+    for hint in hints:
+        getattr(worker.loop, hint)()
+    worker.loop._wake.clear()
+    worker.loop.step()
+
+
+def settled(*functions: Any, **options: Any) -> HandWorker:
+    """Return a worker that has found nothing to do, and need not look again soon."""
+    worker = HandWorker(*functions, activities=[echo], **options)
+    worker.settle()
+    worker.loop._poll_at = float("inf")
+    return worker
+
+
+def test_a_hint_of_a_start_looks_for_new_instances_alone() -> None:
+    worker = settled(wait)
+    client().schedule_new_orchestration(wait, instance_id="old")
+    worker.settle()
+    worker.loop._poll_at = float("inf")
+    client().raise_orchestration_event("old", "go", data=1)
+    client().schedule_new_orchestration(wait, instance_id="new")
+
+    look(worker, "hint_start")
+
+    assert status("new") == InstanceStatus.RUNNING
+    assert status("old") == InstanceStatus.RUNNING
+    look(worker, "hint")
+    assert output("old") == 1
+
+
+def test_a_hint_of_a_start_that_somebody_else_has_taken_leaves_an_idle_worker_idle() -> None:
+    worker = settled(wait)
+
+    look(worker, "hint_start")
+
+    assert worker.loop.is_idle.is_set()
+    assert worker.loop._poll_at == float("inf")
+
+
+def test_waking_up_for_nothing_leaves_an_idle_worker_idle() -> None:
+    worker = settled(wait)
+
+    look(worker)
+
+    assert worker.loop.is_idle.is_set()
+
+
+def test_after_a_start_a_worker_looks_again_soon() -> None:
+    worker = settled(wait)
+    client().schedule_new_orchestration(wait)
+
+    look(worker, "hint_start")
+
+    assert not worker.loop.is_idle.is_set()
+    assert worker.loop._poll_at < float("inf")
+
+
+def test_activities_that_nobody_has_claimed_go_before_new_ones() -> None:
+    worker = settled(one, slots=3)
+    other = factories.make_instance("other", InstanceStatus.RUNNING, name="one")
+    for number in (1, 2):
+        factories.make_activity(other, number, name="echo", input="1")
+    for number in range(2):
+        client().schedule_new_orchestration(one, instance_id=f"new{number}")
+
+    look(worker, "hint")
+
+    assert [leased.instance_id for leased in worker.pool.leased][:2] == ["other", "other"]
+    assert len(worker.pool.leased) == 3
+    assert ActivityTask.objects.filter(lease_token=None).count() == 1
+
+
+def test_new_activities_are_left_unclaimed_while_there_may_be_older_ones() -> None:
+    worker = settled(one, slots=2)
+    other = factories.make_instance("other", InstanceStatus.RUNNING, name="one")
+    for number in (1, 2, 3):
+        factories.make_activity(other, number, name="echo", input="1")
+    client().schedule_new_orchestration(one, instance_id="new")
+
+    look(worker, "hint")
+
+    assert [leased.instance_id for leased in worker.pool.leased] == ["other", "other"]
+    assert ActivityTask.objects.filter(lease_token=None).count() == 2
+
+
+@pytest.mark.database("postgresql")
+@pytest.mark.parametrize("hint", ["hint_start", "hint"])
+def test_a_start_takes_three_exchanges(monkeypatch: pytest.MonkeyPatch, hint: str) -> None:
+    from psycopg import Cursor
+
+    worker = settled(one)
+    client().schedule_new_orchestration(one)
+    waits: list[str] = []
+    fetchall = Cursor.fetchall
+
+    def fetch(cursor: Any) -> Any:
+        if cursor.pgresult is None:  # Else its rows came along with others'.
+            waits.append(cursor._query.query)
+        return fetchall(cursor)
+
+    monkeypatch.setattr(Cursor, "fetchall", fetch)
+    look(worker, hint)
+
+    assert len(waits) == 2, waits  # The third is the COMMIT.
+    assert len(worker.pool.leased) == 1
