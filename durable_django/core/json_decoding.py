@@ -17,13 +17,14 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from durable_django.core.errors import PayloadError
 
 if TYPE_CHECKING:
     from durable_django.core.serialization import DataConverter
 
+_T = TypeVar("_T")
 _Rebuilder = Callable[[Any, "DataConverter"], Any]
 
 _ARRAYS: dict[Any, type] = {
@@ -102,6 +103,21 @@ def rebuild(value: Any, hint: Any, converter: DataConverter) -> Any:
     return _apply(_rebuilder(hint), value, converter)
 
 
+def _by_hint(function: Callable[[Any], _T]) -> Callable[[Any], _T]:
+    """Remember what a function has returned for each hint."""
+    cached = functools.lru_cache(maxsize=2048)(function)
+
+    @functools.wraps(function)
+    def remembering(hint: Any) -> _T:
+        try:
+            return cached(hint)
+        except TypeError:  # unhashable, as Annotated may be
+            return function(hint)
+
+    return remembering
+
+
+@_by_hint
 def is_rebuilt(hint: Any) -> bool:
     """Tell whether ``hint`` is a class that JSON does not give back by itself."""
     hint = _bare_hint(hint)
@@ -111,6 +127,7 @@ def is_rebuilt(hint: Any) -> bool:
     return origin in _LOST_COLLECTIONS or _class_rebuilder(origin) is not None
 
 
+@_by_hint
 def wrapped_hints(hint: Any) -> tuple[Any, ...]:
     """Return the hints that an Optional, a union, or a list, mapping and so on is made of."""
     hint = _bare_hint(hint)
@@ -133,15 +150,9 @@ def _apply(rebuilder: _Rebuilder | None, value: Any, converter: DataConverter) -
     return value if rebuilder is None or value is None else rebuilder(value, converter)
 
 
+@_by_hint
 def _rebuilder(hint: Any) -> _Rebuilder | None:
     """Return what rebuilds values as ``hint`` says, None where there is nothing to rebuild."""
-    try:
-        return _cached_rebuilder(hint)
-    except TypeError:  # unhashable, as Annotated may be
-        return _new_rebuilder(hint)
-
-
-def _new_rebuilder(hint: Any) -> _Rebuilder | None:
     hint = _bare_hint(hint)
     args = typing.get_args(hint)
     origin = typing.get_origin(hint) or hint
@@ -156,9 +167,6 @@ def _new_rebuilder(hint: Any) -> _Rebuilder | None:
     if origin in _OBJECTS:
         return _object_rebuilder(*args) if args else None
     return _class_rebuilder(origin) or _builtin_rebuilder(origin)
-
-
-_cached_rebuilder = functools.lru_cache(maxsize=2048)(_new_rebuilder)
 
 
 def _bare_hint(hint: Any) -> Any:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
@@ -40,8 +39,7 @@ _TASK_FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Leased:
+class Leased(NamedTuple):
     """An activity that this process may run until its lease ends."""
 
     token: int
@@ -72,8 +70,7 @@ class Leased:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class NewActivity:
+class NewActivity(NamedTuple):
     """An activity to insert; with a ``token`` it is leased to the inserter at once."""
 
     instance: int
@@ -88,8 +85,7 @@ class NewActivity:
     token: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """A finished activity whose row was still its holder's, and is gone now."""
 
     token: int

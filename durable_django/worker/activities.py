@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgiref.sync import async_to_sync
 
@@ -18,8 +17,7 @@ from durable_django.store import clock
 from durable_django.store.activities import Leased
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityResult:
+class ActivityResult(NamedTuple):
     """What came of an activity: ``payload``, or ``failure``."""
 
     leased: Leased
