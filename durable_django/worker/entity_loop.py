@@ -13,12 +13,12 @@ from django.db import connections
 
 from durable_django.store import clock, wakeup
 from durable_django.store.operations import Address
+from durable_django.worker import polling
 from durable_django.worker.entities import EntityProcessor, EntityReport
 from durable_django.worker.pool import tidy_connections
 
 logger = logging.getLogger("durable_django.worker")
 
-_SHORTEST_POLL = 0.02
 _OUTAGE_SECONDS = 1.0
 _BATCH_ENTITIES = 200
 
@@ -49,7 +49,7 @@ class EntityLoop:
         self._queued: set[Address] = set()
         self._again: set[Address] = set()
         self._hinted = True
-        self._pause = _SHORTEST_POLL
+        self._pause = polling.SHORTEST
         self._has_looked = False
         self._threads = [
             threading.Thread(target=self._work, name=f"durable-entity-{number}", daemon=True)
@@ -115,7 +115,7 @@ class EntityLoop:
         found = self._processor.ready(_BATCH_ENTITIES)
         self.submit(found)
         self._has_looked = True
-        self._pause = _SHORTEST_POLL if found else min(self._pause * 2, self._poll_interval())
+        self._pause = polling.SHORTEST if found else polling.longer(self._pause, self._poll_interval())
         due = None if found else self._processor.next_due()
         if due is None:
             return self._pause
@@ -139,7 +139,7 @@ class EntityLoop:
             logger.exception("The operations of @%s@%s could not be performed", *address)
             with suppress(Exception):
                 connections[self._processor.using].close()
-            time.sleep(_SHORTEST_POLL)
+            time.sleep(polling.SHORTEST)
             return EntityReport()
 
     def _follow(self, address: Address, report: EntityReport) -> None:

@@ -19,6 +19,7 @@ from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock, wakeup
 from durable_django.store.commits import Moved
 from durable_django.store.operations import Address
+from durable_django.worker import polling
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.pool import ActivityPool
 from durable_django.worker.turns import TurnProcessor
@@ -26,7 +27,6 @@ from durable_django.worker.work import Report, Work
 
 logger = logging.getLogger("durable_django.worker")
 
-_SHORTEST_POLL = 0.02
 _MOST_RESULTS = 2000
 _MOST_TIMERS = 100_000
 _LEAST_STARTS = 10
@@ -69,7 +69,7 @@ class TurnLoop:
         self._has_starts = False
         self._unclaimed = True
         self._poll_at = 0.0
-        self._pause = _SHORTEST_POLL
+        self._pause = polling.SHORTEST
         self._is_draining = False
         self.is_idle = threading.Event()
         """Set while nothing is ready and nothing runs."""
@@ -289,13 +289,13 @@ class TurnLoop:
 
     def _schedule_poll(self, work: Work, report: Report) -> None:
         if report.did_something or report.missed:
-            self._pause = _SHORTEST_POLL
+            self._pause = polling.SHORTEST
         if work.scan:
             self._poll_at = time.monotonic() + self._pause
             if report.next_due is not None:
                 seconds = (report.next_due - clock.now()).total_seconds()
                 self._poll_at = min(self._poll_at, time.monotonic() + seconds)
-            self._pause = min(self._pause * 2, self._poll_interval())
+            self._pause = polling.longer(self._pause, self._poll_interval())
         elif report.missed or (work.looks and report.did_something):
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
 
