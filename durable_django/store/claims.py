@@ -21,7 +21,11 @@ from durable_django.store.scope import Served
 
 
 class Claimed(NamedTuple):
-    """A locked instance. ``input`` is read for a pending one only: later, history has it."""
+    """A locked instance.
+
+    ``input`` is read for a pending one only: later, history has it. ``may_have_messages`` is False where a
+    pending one's inbox is known to be empty; if a message has come since, so has its wake-up.
+    """
 
     pk: int
     instance_id: str
@@ -43,6 +47,7 @@ class Claimed(NamedTuple):
     parent_execution_id: str | None
     parent_task_id: int | None
     input: str | None
+    may_have_messages: bool
     parent_instance_id: str | None
 
     @property
@@ -89,12 +94,13 @@ NOTHING = "[]"
 
 
 @cache
-def _select(vendor: str) -> str:
+def _select(vendor: str, may_have_messages: str = "1") -> str:
     instance = table(Instance, vendor)
     fields = ", ".join(f"i.{column(Instance, field, vendor)}" for field in _FIELDS)
     return (
         f"SELECT {fields},"
         f" CASE WHEN i.status = {InstanceStatus.PENDING.value} THEN i.input END,"
+        f" {may_have_messages},"
         f" CASE WHEN i.parent_id IS NOT NULL"
         f" THEN (SELECT p.instance_id FROM {instance} p WHERE p.id = i.parent_id) END"
         f" FROM {instance} i WHERE "
@@ -152,10 +158,11 @@ def ask_pending(
         return list
     vendor = cursor.db.vendor
     condition, parameters = served.condition(vendor, "i.")
+    has_messages = f"EXISTS (SELECT 1 FROM {table(Message, vendor)} m WHERE m.instance_id = i.id)"
     found = rows.ask(
         cursor,
-        f"{_select(vendor)}i.status = {InstanceStatus.PENDING.value} AND i.start_at <= %s{condition}"
-        f" ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
+        f"{_select(vendor, has_messages)}i.status = {InstanceStatus.PENDING.value}"
+        f" AND i.start_at <= %s{condition} ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
     )
     return lambda: _claimed(found())

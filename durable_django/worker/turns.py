@@ -195,7 +195,8 @@ class TurnProcessor:
         movable = self._within_budget(movable, report)
         self._moving = {instance.pk for instance in movable}
         if arrivals is None:
-            arrivals = inbox.ask(cursor, sorted(self._moving), now, settings.BATCH_EVENTS)
+            receivers = sorted(instance.pk for instance in movable if instance.may_have_messages)
+            arrivals = inbox.ask(cursor, receivers, now, settings.BATCH_EVENTS)
         next_due = claims.ask_next_due(cursor, now) if work.scan and not found else None
         if work.claim_activities:
             self._claim_activities(cursor, slots, now, report)
