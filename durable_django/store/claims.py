@@ -162,7 +162,8 @@ def ask_pending(
     found = rows.ask(
         cursor,
         f"{_select(vendor, has_messages)}i.status = {InstanceStatus.PENDING.value}"
-        f" AND i.start_at <= %s{condition} ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
+        f" AND i.start_at <= %s{condition}"
+        f" ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
     )
     return lambda: _claimed(found())
