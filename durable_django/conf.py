@@ -156,6 +156,21 @@ class Settings:
         "How long a statement of a local activity waits for a lock, in seconds, before the activity fails. "
         "On PostgreSQL.",
     )
+    REST_PERMISSION: str = _key(
+        _TEXT,
+        "durable_django.rest_framework.permissions.DurablePermission",
+        "The dotted path of the DRF permission class of the REST API.",
+    )
+    REST_SCOPE: str = _key(
+        _TEXT,
+        "durable_django.rest_framework.scoping.Scope",
+        "The dotted path of the class that says which instances and entities a REST request may see.",
+    )
+    REST_MAX_BODY_BYTES: int = _key(_COUNT, 2_097_152, "The largest body of a REST request, in bytes.")
+    REST_PAGE_SIZE: int = _key(_COUNT, 100, "How many items a REST list has on one page; at most 1,000.")
+    REST_MAX_WAIT_SECONDS: float = _key(
+        _SECONDS, 30, "How long a REST request may wait for an orchestration, in seconds."
+    )
 
     def __post_init__(self) -> None:
         wrong = find_problems({key.name: getattr(self, key.name) for key in fields(self)})

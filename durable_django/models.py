@@ -98,6 +98,27 @@ class Instance(models.Model):
                 condition=models.Q(completed_at__isnull=False),
             ),
             models.Index(fields=["name", "created_at"], name="durable_instance_name"),
+            # For the lists of people. What nearly all have in common needs no index of its own.
+            models.Index(fields=["status", "created_at", "id"], name="durable_instance_status"),
+            models.Index(
+                fields=["queue", "created_at"],
+                name="durable_instance_queue",
+                condition=~models.Q(queue="default"),
+            ),
+            models.Index(
+                fields=["version", "created_at"],
+                name="durable_instance_version",
+                condition=models.Q(version__isnull=False),
+            ),
+        ]
+        permissions: ClassVar = [
+            ("start_orchestration", _("Can start orchestrations")),
+            ("raise_event", _("Can send events to orchestration instances")),
+            ("terminate", _("Can terminate orchestration instances")),
+            ("suspend", _("Can suspend and resume orchestration instances")),
+            ("rewind", _("Can rewind orchestration instances")),
+            ("restart", _("Can restart orchestration instances")),
+            ("purge", _("Can purge orchestration instances")),
         ]
 
     def __str__(self) -> str:
@@ -268,6 +289,7 @@ class Entity(models.Model):
             models.UniqueConstraint(fields=["name", "key"], name="durable_entity_name_key")
         ]
         indexes: ClassVar = [models.Index(fields=["last_modified_at"], name="durable_entity_modified")]
+        permissions: ClassVar = [("signal_entity", _("Can signal entities"))]
 
     def __str__(self) -> str:
         return f"@{self.name}@{self.key}"

@@ -24,6 +24,11 @@ def input_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) ->
     return _reconstructed(_annotations(fn)[0], converter)
 
 
+def input_hint(fn: object) -> Any | None:
+    """Return the annotation of a function's second parameter as `input_type` does, rebuilt or not."""
+    return _annotations(fn)[0]
+
+
 def return_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) -> Any | None:
     """Return the type of a function's result: awaited for a coroutine, returned in the end for a generator.
 

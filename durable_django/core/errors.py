@@ -267,3 +267,8 @@ class EntityNotRegisteredError(DurableTaskError, ValueError):
 @public_in("durable_django.serialization")
 class PayloadError(DurableTaskError, ValueError):
     """A payload cannot be stored: too large, or text that no database holds."""
+
+
+@public_in("durable_django.task")
+class PayloadTooLargeError(PayloadError):
+    """A payload is longer than ``MAX_PAYLOAD_BYTES``."""

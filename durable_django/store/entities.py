@@ -202,6 +202,22 @@ def clean(using: str, *, remove_empty: bool, release_orphans: bool) -> tuple[int
     return removed, released
 
 
+def delete(using: str, address: Address) -> bool | None:
+    """Delete an entity's state; False if an orchestration holds it, None if there is no such entity.
+
+    Operations that wait for it are performed afterwards, on a new one.
+    """
+    name, key = address
+    with transaction.atomic(using):
+        found = Entity.objects.using(using).select_for_update().filter(name=name, key=key).first()
+        if found is None:
+            return None
+        if found.lock_instance_id is not None:
+            return False
+        found.delete()
+        return True
+
+
 def _address(entity: LockedEntity) -> Address:
     return entity.entity_id.entity, entity.entity_id.key
 

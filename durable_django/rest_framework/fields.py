@@ -1,0 +1,131 @@
+"""Fields that take what the schema says, and nothing that could be meant."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from django.utils.dateparse import parse_datetime
+from rest_framework import serializers
+
+from durable_django.core.errors import scrub
+
+_ZONE = "Give the time with its zone: 2030-01-31T12:00:00Z."
+_UNPRINTABLE = r"\x00-\x1f\x7f-\x9f"
+NAME = rf"^[^{_UNPRINTABLE}]+$"
+"""What names of orchestrators, queues, versions and events look like."""
+
+INSTANCE_ID = rf"^[^@{_UNPRINTABLE}][^{_UNPRINTABLE}]*$"
+"""What instance ids look like: entities are those that begin with an @."""
+
+
+def aware_datetime(text: object) -> dt.datetime:
+    """Return the moment that an ISO 8601 text with a zone names.
+
+    Raises:
+        ValueError: It names none, or one that a database does not hold.
+    """
+    found = None
+    if isinstance(text, str):
+        try:
+            found = parse_datetime(text)
+        except ValueError:  # well formed, and no date: February 30th
+            found = None
+    if found is None:
+        raise ValueError(f"This is no ISO 8601 date and time. {_ZONE}")
+    if found.tzinfo is None:
+        raise ValueError(f"The time has no zone. {_ZONE}")
+    try:
+        return found.astimezone(dt.UTC)
+    except OverflowError as error:
+        raise ValueError("In UTC, its year is not between 1 and 9999.") from error
+
+
+class TextField(serializers.CharField):
+    """A JSON string, as it is."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**({"trim_whitespace": False, "max_length": 255} | kwargs))
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the text; numbers are none."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        if scrub(data) != data:
+            raise serializers.ValidationError("No database holds NUL characters or lone surrogates.")
+        return data
+
+
+class NameField(serializers.RegexField):
+    """A JSON string without control characters."""
+
+    def __init__(self, regex: str = NAME, **kwargs: Any) -> None:
+        super().__init__(regex, **({"trim_whitespace": False, "max_length": 255} | kwargs))
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the text; numbers are none."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return data
+
+
+class NumberField(serializers.IntegerField):
+    """A JSON integer."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """Return the number; texts and booleans are none."""
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return data
+
+
+class FlagField(serializers.BooleanField):
+    """A JSON boolean."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        """Return the value; texts and numbers are none."""
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class MomentField(serializers.DateTimeField):
+    """A time in ISO 8601, with its zone."""
+
+    def to_internal_value(self, value: Any) -> dt.datetime:
+        """Return the moment in UTC."""
+        try:
+            return aware_datetime(value)
+        except ValueError as error:
+            raise serializers.ValidationError(str(error), code="invalid") from error
+
+
+class TagsField(serializers.DictField):
+    """An object of strings."""
+
+    child = TextField(max_length=None, allow_blank=True)
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        """Return the tags."""
+        if isinstance(data, dict) and any(scrub(str(key)) != key for key in data):
+            raise serializers.ValidationError("No database holds NUL characters or lone surrogates.")
+        tags: dict[str, str] = super().to_internal_value(data)
+        return tags
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """A body whose every member is known."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Return what is valid.
+
+        Raises:
+            ValidationError: Something is missing, wrong or unknown; the error names it.
+        """
+        if isinstance(data, dict) and (unknown := sorted(set(data) - set(self.fields))):
+            known = ", ".join(self.fields) or "none"
+            raise serializers.ValidationError(
+                {name: [f"There is no such field. Those that there are: {known}."] for name in unknown},
+                code="unknown",
+            )
+        return super().to_internal_value(data)

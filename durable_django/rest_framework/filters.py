@@ -1,0 +1,172 @@
+"""Filters of the lists, from query parameters or, in bulk, from the body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import django_filters
+from django import forms
+from django.db import connections
+from django.db.models import Q, QuerySet
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.lookups import Exact
+from django.http import QueryDict
+from django_filters.rest_framework import DjangoFilterBackend
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from durable_django.core.errors import scrub
+from durable_django.models import Entity, Instance, InstanceStatus
+from durable_django.rest_framework.fields import aware_datetime
+from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
+from durable_django.rest_framework.problems import invalid
+
+TAG = "tag."
+PAYLOADS = "payloads"
+_ELSEWHERE = frozenset({CURSOR, ORDERING, SIZE, PAYLOADS, "format"})
+
+
+class _Moment(forms.CharField):
+    def clean(self, value: Any) -> Any:
+        if not value:
+            return None
+        try:
+            return aware_datetime(value)
+        except ValueError as error:
+            raise forms.ValidationError(str(error), code="invalid") from error
+
+
+class MomentFilter(django_filters.Filter):  # type: ignore[misc]  # published without types, as the next ones
+    """Compares with a time that has a zone."""
+
+    field_class = _Moment
+
+
+class _Strict(django_filters.FilterSet):  # type: ignore[misc]
+    """Filters, every one of which is known."""
+
+    def __init__(self, data: Any = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(data, *args, **kwargs)
+        unknown = sorted(
+            name
+            for name in data or ()
+            if name not in self.filters and name not in _ELSEWHERE and not self.is_dynamic(name)
+        )
+        if unknown:
+            raise ValidationError({name: ["There is no such filter."] for name in unknown}, code="unknown")
+
+    def is_dynamic(self, name: str) -> bool:
+        """Tell whether ``name`` is one of endlessly many."""
+        return False
+
+
+class InstanceFilter(_Strict):
+    """Which instances: all conditions hold; of several statuses, one."""
+
+    status = django_filters.MultipleChoiceFilter(
+        choices=[(status.name, status.label) for status in InstanceStatus],
+        method="filter_status",
+        help_text="One of these statuses; may be given several times.",
+    )
+    name = django_filters.CharFilter(help_text="The orchestrator's name.")
+    id_prefix = django_filters.CharFilter(
+        "instance_id", lookup_expr="startswith", help_text="How the instance id begins."
+    )
+    created_after = MomentFilter("created_at", lookup_expr="gte", help_text="Created then or later.")
+    created_before = MomentFilter("created_at", lookup_expr="lt", help_text="Created before.")
+    completed_after = MomentFilter("completed_at", lookup_expr="gte", help_text="Ended then or later.")
+    completed_before = MomentFilter("completed_at", lookup_expr="lt", help_text="Ended before.")
+    parent = django_filters.CharFilter("parent__instance_id", help_text="The instance id of the parent.")
+    queue = django_filters.CharFilter(help_text="The queue.")
+    version = django_filters.CharFilter(help_text="The orchestration's version.")
+
+    class Meta:
+        model = Instance
+        fields: tuple[str, ...] = ()
+
+    def is_dynamic(self, name: str) -> bool:
+        """Tell whether ``name`` is a tag's: ``tag.<key>``."""
+        return name.startswith(TAG) and len(name) > len(TAG)
+
+    def filter_status(self, queryset: QuerySet[Instance], _: str, names: list[str]) -> QuerySet[Instance]:
+        """Keep those in one of the statuses."""
+        return queryset.filter(status__in=[InstanceStatus[name] for name in names]) if names else queryset
+
+    def filter_queryset(self, queryset: QuerySet[Instance]) -> QuerySet[Instance]:
+        """Keep what all filters keep, those of tags among them."""
+        queryset = super().filter_queryset(queryset)
+        for name, value in self.tags():
+            queryset = queryset.filter(_has_tag(queryset, name, value))
+        return queryset
+
+    def tags(self) -> Iterable[tuple[str, str]]:
+        """Yield the tags that are asked for.
+
+        Raises:
+            ValidationError: No database holds one.
+        """
+        for name in self.data or ():
+            if self.is_dynamic(name):
+                value = self.data[name]
+                if scrub(name + value) != name + value:
+                    raise invalid(name, "No database holds NUL characters or lone surrogates.")
+                yield name.removeprefix(TAG), value
+
+
+class EntityFilter(_Strict):
+    """Which entities: all conditions hold."""
+
+    name = django_filters.CharFilter(method="filter_name", help_text="The entity's name.")
+    key_prefix = django_filters.CharFilter("key", lookup_expr="startswith", help_text="How the key begins.")
+    modified_after = MomentFilter("last_modified_at", lookup_expr="gte", help_text="Modified then or later.")
+    modified_before = MomentFilter("last_modified_at", lookup_expr="lt", help_text="Modified before.")
+    locked = django_filters.BooleanFilter(
+        "lock_instance", lookup_expr="isnull", exclude=True, help_text="Whether an orchestration holds it."
+    )
+
+    class Meta:
+        model = Entity
+        fields: tuple[str, ...] = ()
+
+    def filter_name(self, queryset: QuerySet[Entity], _: str, name: str) -> QuerySet[Entity]:
+        """Keep those of a name, in whatever case."""
+        return queryset.filter(name=name.lower())
+
+
+class FilterBackend(DjangoFilterBackend):  # type: ignore[misc]
+    """Filters a list by its view's ``filterset_class``."""
+
+    def get_filterset_kwargs(self, request: Request, queryset: QuerySet[Any], view: APIView) -> Any:
+        """Return what the filters are made of."""
+        return super().get_filterset_kwargs(request, queryset, view) | {"request": request}
+
+
+def from_body(filters: Mapping[str, Any], queryset: QuerySet[Instance]) -> QuerySet[Instance]:
+    """Apply filters that are given as a JSON object, by the names of the query parameters.
+
+    Raises:
+        ValidationError: One is unknown or wrong; the error names it.
+    """
+    data = QueryDict(mutable=True)
+    for name, value in filters.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str) for one in values):
+            raise ValidationError({"filters": {name: ["This must be a text, or a list of texts."]}})
+        data.setlist(name, values)
+    if unused := sorted(data.keys() & _ELSEWHERE):
+        raise ValidationError({"filters": {name: ["There is no such filter."] for name in unused}})
+    try:
+        found = InstanceFilter(data, queryset)
+        if not found.is_valid():
+            raise ValidationError(found.errors)
+        return cast("QuerySet[Instance]", found.qs)
+    except ValidationError as error:
+        raise ValidationError({"filters": error.detail}) from error
+
+
+def _has_tag(queryset: QuerySet[Instance], name: str, value: str) -> Any:
+    if connections[queryset.db].features.supports_json_field_contains:
+        return Q(tags__contains={name: value})  # There may be an index for it.
+    return Exact(KeyTextTransform(name, "tags"), value)

@@ -1,0 +1,112 @@
+"""Problem details: every error of the API has the one shape of RFC 9457."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+from rest_framework import status
+from rest_framework.exceptions import APIException, ErrorDetail, NotFound, ValidationError
+from rest_framework.renderers import JSONRenderer
+from rest_framework.response import Response
+from rest_framework.views import exception_handler, set_rollback
+
+from durable_django.client import (
+    OrchestrationAlreadyExistsError,
+    OrchestrationNotFoundError,
+    OrchestrationStateConflictError,
+)
+
+CONTENT_TYPE = "application/problem+json"
+_WHOLE = "non_field_errors"
+
+
+class ConflictError(APIException):
+    """What exists, or the state that it is in, rules the request out."""
+
+    status_code = status.HTTP_409_CONFLICT
+    default_detail = "The request conflicts with the present state."
+    default_code = "conflict"
+
+
+class TooLargeError(APIException):
+    """The body, or a payload in it, is larger than allowed."""
+
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_detail = "The request is too large."
+    default_code = "too_large"
+
+
+def invalid(field: str, message: str, code: str = "invalid") -> ValidationError:
+    """Return the error that names a field and what is wrong with it."""
+    return ValidationError({field: [ErrorDetail(message, code)]})
+
+
+def handle(error: Exception, context: dict[str, Any]) -> Response | None:
+    """Return the response to an exception in a view; None for what is a fault of the server."""
+    translated = _translated(error)
+    if translated is None:
+        return exception_handler(error, context)
+    response = exception_handler(translated, context)
+    assert response is not None  # It is for every APIException.
+    set_rollback()
+    response.data = details(translated)
+    request = context["request"]
+    if getattr(request.accepted_renderer, "media_type", None) != "text/html":
+        request.accepted_renderer, request.accepted_media_type = JSONRenderer(), CONTENT_TYPE
+        response.content_type = CONTENT_TYPE
+    return response
+
+
+def details(error: APIException) -> dict[str, Any]:
+    """Return the problem details of an error."""
+    phrase = HTTPStatus(error.status_code).phrase
+    problem: dict[str, Any] = {"type": "about:blank", "title": phrase, "status": error.status_code}
+    if isinstance(error, ValidationError):
+        problem["detail"] = "The request is not valid: see the errors."
+        problem["code"] = "invalid"
+        problem["errors"] = list(_errors(error.detail, ""))
+        if len(problem["errors"]) == 1:
+            problem["detail"] = _sentence(problem["errors"][0])
+        return problem
+    problem["detail"] = str(error.detail)
+    codes = error.get_codes()
+    problem["code"] = codes if isinstance(codes, str) else error.default_code
+    return problem
+
+
+def _translated(error: Exception) -> APIException | None:
+    if isinstance(error, APIException):
+        return error
+    if isinstance(error, Http404):
+        return NotFound(*error.args)
+    if isinstance(error, PermissionDenied):
+        from rest_framework.exceptions import PermissionDenied as Denied
+
+        return Denied(*error.args)
+    if isinstance(error, OrchestrationNotFoundError):
+        return NotFound(str(error))
+    if isinstance(error, OrchestrationAlreadyExistsError | OrchestrationStateConflictError):
+        return ConflictError(str(error))
+    return None
+
+
+def _errors(found: Any, path: str) -> Iterator[dict[str, str]]:
+    if isinstance(found, dict):
+        for key, value in found.items():
+            inner = path if key == _WHOLE else f"{path}.{key}" if path else str(key)
+            yield from _errors(value, inner)
+    elif isinstance(found, list):
+        for position, value in enumerate(found):
+            is_message = isinstance(value, ErrorDetail)
+            if is_message or value:
+                yield from _errors(value, path if is_message else f"{path}[{position}]")
+    else:
+        yield {"field": path, "detail": str(found), "code": getattr(found, "code", "invalid")}
+
+
+def _sentence(error: dict[str, str]) -> str:
+    return f"{error['field']}: {error['detail']}" if error["field"] else error["detail"]

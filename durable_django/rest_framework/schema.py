@@ -1,0 +1,52 @@
+"""The OpenAPI schema of the API, apart from the project's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+import durable_django
+from durable_django.rest_framework import problems
+from durable_django.rest_framework.permissions import permission
+
+SETTINGS: dict[str, Any] = {
+    "TITLE": "durable_django",
+    "DESCRIPTION": "Start, watch and steer durable orchestrations and entities.",
+    "VERSION": durable_django.__version__,
+    "OAS_VERSION": "3.1.0",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "InstanceStatusEnum": "durable_django.rest_framework.serializers.STATUSES",
+        "BulkActionEnum": "durable_django.rest_framework.serializers.ACTIONS",
+        "HealthEnum": "durable_django.rest_framework.serializers.HEALTH",
+    },
+}
+
+
+class Schema(SpectacularAPIView):
+    """The schema, for whoever is let in."""
+
+    schema = None  # It does not describe itself.
+    custom_settings = SETTINGS
+    required_permissions: dict[str, str | None] = {"GET": None}
+
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return the schema; `?format=json` for JSON. Its paths begin where the project has put them."""
+        root = request.path.removesuffix("schema/").removeprefix("/")
+        self.patterns = [path(root, include("durable_django.rest_framework.urls"))]
+        response: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return response
+
+    def get_exception_handler(self) -> Callable[..., Response | None]:
+        """Return the one that gives problem details."""
+        return problems.handle
+
+    def get_permissions(self) -> Sequence[BasePermission]:
+        """Return what ``REST_PERMISSION`` names."""
+        return [permission()]

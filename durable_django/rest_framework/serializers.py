@@ -1,0 +1,369 @@
+"""What the API takes and returns."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from durable_django.core.registry import MAX_PRIORITY
+from durable_django.models import Entity, Instance, InstanceStatus
+from durable_django.rest_framework.fields import (
+    INSTANCE_ID,
+    FlagField,
+    MomentField,
+    NameField,
+    NumberField,
+    StrictSerializer,
+    TagsField,
+    TextField,
+)
+from durable_django.rest_framework.payloads import moment, payload
+
+STATUSES = [status.name for status in InstanceStatus]
+HEALTH = ("ok", "unavailable")
+ACTIONS = ("terminate", "suspend", "resume", "rewind", "restart", "purge")
+MAX_BULK = 10_000
+
+
+@extend_schema_field({"type": ["object", "array", "string", "number", "boolean"]})
+class PayloadField(serializers.JSONField):
+    """Any JSON."""
+
+
+@extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
+class StoredTagsField(serializers.JSONField):
+    """Tags, as they are stored."""
+
+
+# ------------------------------------------------------------------------------------- what comes in
+
+
+class StartSerializer(StrictSerializer):
+    """An orchestration to start."""
+
+    instance_id = NameField(INSTANCE_ID, required=False, help_text="Its id; random by default.")
+    input = PayloadField(required=False, allow_null=True, default=None, help_text="The input, any JSON.")
+    start_at = MomentField(required=False, help_text="Not before this time.")
+    version = NameField(required=False)
+    tags = TagsField(required=False)
+    queue = NameField(required=False)
+    priority = NumberField(required=False, min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
+    reuse_id_policy = serializers.ListField(
+        child=serializers.ChoiceField(STATUSES),
+        required=False,
+        help_text="Statuses in which the holder of the id gives way.",
+    )
+
+
+class ReasonSerializer(StrictSerializer):
+    """Why something is done, for the audit trail."""
+
+    reason = TextField(required=False, allow_blank=True, default="", max_length=1000)
+
+
+class TerminateSerializer(ReasonSerializer):
+    """How to terminate."""
+
+    output = PayloadField(required=False, allow_null=True, default=None, help_text="The output, any JSON.")
+    recursive = FlagField(required=False, default=True, help_text="Whether with all that it has started.")
+
+
+class RestartSerializer(ReasonSerializer):
+    """How to restart."""
+
+    new_instance_id = FlagField(required=False, default=False, help_text="Whether under a new, random id.")
+
+
+class EventSerializer(StrictSerializer):
+    """An external event."""
+
+    data = PayloadField(  # type: ignore[assignment]  # DRF takes fields out of the class
+        required=False, allow_null=True, default=None, help_text="What it carries."
+    )
+
+
+class SignalSerializer(StrictSerializer):
+    """An operation for an entity."""
+
+    input = PayloadField(required=False, allow_null=True, default=None, help_text="The operation's input.")
+    signal_at = MomentField(required=False, help_text="Not before this time.")
+
+
+class BulkSerializer(ReasonSerializer):
+    """One action over many instances: those of ``ids``, or those that ``filters`` find."""
+
+    action = serializers.ChoiceField(ACTIONS)
+    ids = serializers.ListField(
+        child=TextField(), required=False, min_length=1, max_length=MAX_BULK, help_text="Instance ids."
+    )
+    filters = serializers.DictField(
+        required=False, help_text="The list's filters, by their names; several values as an array."
+    )
+    dry_run = FlagField(required=False, default=False, help_text="Only count.")
+    limit = NumberField(
+        required=False, default=1000, min_value=1, max_value=MAX_BULK, help_text="How many at most."
+    )
+    recursive = FlagField(required=False, default=True, help_text="For terminate and purge.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what names nobody, and what names everybody by mistake."""
+        if ("ids" in attrs) == ("filters" in attrs):
+            raise serializers.ValidationError({"ids": ["Give either ids or filters."]})
+        if "filters" in attrs and not attrs["filters"]:
+            raise serializers.ValidationError({"filters": ["Give at least one filter."]})
+        return attrs
+
+
+# ------------------------------------------------------------------------------------- what goes out
+
+
+class FailureSerializer(serializers.Serializer[Any]):
+    """Why an orchestration has failed."""
+
+    type = serializers.CharField()
+    message = serializers.CharField()
+    stack = serializers.CharField(required=False)
+
+
+class InstanceSerializer(serializers.Serializer[Instance]):
+    """An orchestration instance."""
+
+    instance_id = serializers.CharField()
+    execution_id = serializers.CharField()
+    name = serializers.CharField()
+    version = serializers.CharField(allow_null=True)
+    queue = serializers.CharField()
+    priority = serializers.IntegerField()
+    status = serializers.ChoiceField(STATUSES)
+    custom_status = PayloadField(allow_null=True)
+    waiting_for = serializers.ListField(child=serializers.CharField())
+    tags = StoredTagsField()
+    parent = serializers.CharField(allow_null=True)  # type: ignore[assignment]  # as above
+    failure = FailureSerializer(allow_null=True)
+    created_at = serializers.DateTimeField()
+    start_at = serializers.DateTimeField()
+    last_updated_at = serializers.DateTimeField()
+    completed_at = serializers.DateTimeField(allow_null=True)
+    input = PayloadField(required=False, allow_null=True)
+    output = PayloadField(required=False, allow_null=True)
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """Return the instance as JSON; ``input`` and ``output`` where the context has ``payloads``."""
+        found: dict[str, Any] = {
+            "instance_id": instance.instance_id,
+            "execution_id": instance.execution_id,
+            "name": instance.name,
+            "version": instance.version,
+            "queue": instance.queue,
+            "priority": instance.priority,
+            "status": InstanceStatus(instance.status).name,
+            "custom_status": payload(instance.custom_status),
+            "waiting_for": instance.waiting_for,
+            "tags": instance.tags or {},
+            "parent": instance.parent_instance_id,
+            "failure": None if instance.failure is None else json.loads(instance.failure),
+            "created_at": moment(instance.created_at),
+            "start_at": moment(instance.start_at),
+            "last_updated_at": moment(instance.last_updated_at),
+            "completed_at": moment(instance.completed_at),
+        }
+        if self.context.get("payloads"):
+            found["input"] = payload(instance.input)
+            found["output"] = payload(instance.output)
+        return found
+
+
+class OrchestratorSerializer(serializers.Serializer[Any]):
+    """An orchestrator that can be started here."""
+
+    name = serializers.CharField()
+    input_schema = serializers.DictField(allow_null=True, help_text="JSON Schema, where annotations tell it.")
+
+
+class StartedSerializer(serializers.Serializer[Any]):
+    """An instance that has been started."""
+
+    instance_id = serializers.CharField()
+    status_url = serializers.CharField(help_text="Poll this until it answers 200.")
+    instance_url = serializers.CharField()
+    stream_url = serializers.CharField()
+
+
+class RestartedSerializer(serializers.Serializer[Any]):
+    """An instance that has been started again."""
+
+    instance_id = serializers.CharField()
+
+
+class PurgedSerializer(serializers.Serializer[Any]):
+    """What has been deleted."""
+
+    deleted_instance_count = serializers.IntegerField()
+
+
+class HistoryEventSerializer(serializers.Serializer[Any]):
+    """A history event; fields of its own stand beside these."""
+
+    sequence = serializers.IntegerField()
+    turn = serializers.IntegerField()
+    type = serializers.CharField()
+    timestamp = serializers.DateTimeField()
+
+
+class PendingActivitySerializer(serializers.Serializer[Any]):
+    """An activity without a result."""
+
+    task_id = serializers.IntegerField()
+    name = serializers.CharField()
+    queue = serializers.CharField()
+    attempt = serializers.IntegerField(help_text="Counts retries, from 1.")
+    deliveries = serializers.IntegerField(help_text="How often this attempt was handed to a worker.")
+    is_leased = serializers.BooleanField()
+    worker = serializers.CharField(allow_null=True)
+    lease_expires_at = serializers.DateTimeField(allow_null=True)
+    created_at = serializers.DateTimeField()
+
+
+class PendingTimerSerializer(serializers.Serializer[Any]):
+    """A timer that has not fired."""
+
+    task_id = serializers.IntegerField()
+    fire_at = serializers.DateTimeField()
+
+
+class PendingChildSerializer(serializers.Serializer[Any]):
+    """A sub-orchestration that has not ended."""
+
+    task_id = serializers.IntegerField(allow_null=True)
+    instance_id = serializers.CharField()
+    name = serializers.CharField()
+    status = serializers.ChoiceField(STATUSES)
+
+
+class PendingCallSerializer(serializers.Serializer[Any]):
+    """An operation that waits for its entity; ``operation`` is null for a lock."""
+
+    task_id = serializers.IntegerField(allow_null=True)
+    entity = serializers.CharField()
+    kind = serializers.CharField()
+    operation = serializers.CharField(allow_null=True)
+
+
+class PendingSerializer(serializers.Serializer[Any]):
+    """What an instance waits for now."""
+
+    activities = PendingActivitySerializer(many=True)
+    timers = PendingTimerSerializer(many=True)
+    events = serializers.ListField(child=serializers.CharField())
+    children = PendingChildSerializer(many=True)
+    entity_calls = PendingCallSerializer(many=True)
+
+
+class SkippedSerializer(serializers.Serializer[Any]):
+    """An instance that was left alone, and why."""
+
+    instance_id = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class BulkResultSerializer(serializers.Serializer[Any]):
+    """What a bulk action has done, or would do."""
+
+    action = serializers.ChoiceField(ACTIONS)
+    dry_run = serializers.BooleanField()
+    matched = serializers.IntegerField(help_text="How many can be acted upon; of a dry run, all of them.")
+    done = serializers.IntegerField()
+    skipped = SkippedSerializer(many=True)
+    is_complete = serializers.BooleanField(help_text="Whether nothing is left beyond the limit.")
+
+
+class EntitySerializer(serializers.Serializer[Entity]):
+    """An entity."""
+
+    name = serializers.CharField()
+    key = serializers.CharField()
+    locked_by = serializers.CharField(allow_null=True, help_text="The instance that holds it.")
+    last_modified_at = serializers.DateTimeField()
+    state = PayloadField(required=False, allow_null=True)
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """Return the entity as JSON; ``state`` where the context has ``payloads``."""
+        found = {
+            "name": instance.name,
+            "key": instance.key,
+            "locked_by": instance.locked_by,
+            "last_modified_at": moment(instance.last_modified_at),
+        }
+        if self.context.get("payloads"):
+            found["state"] = payload(instance.state)
+        return found
+
+
+class CountSerializer(serializers.Serializer[Any]):
+    """How many instances of one name are in one status."""
+
+    name = serializers.CharField()
+    status = serializers.ChoiceField(STATUSES)
+    count = serializers.IntegerField()
+
+
+class BacklogSerializer(serializers.Serializer[Any]):
+    """What waits for a worker, and for how long."""
+
+    count = serializers.IntegerField()
+    oldest_seconds = serializers.FloatField(allow_null=True)
+
+
+class WorkerSerializer(serializers.Serializer[Any]):
+    """A worker process."""
+
+    name = serializers.CharField()
+    host = serializers.CharField()
+    pid = serializers.IntegerField()
+    queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    started_at = serializers.DateTimeField()
+    last_heartbeat_at = serializers.DateTimeField()
+    is_alive = serializers.BooleanField()
+
+
+class StatsSerializer(serializers.Serializer[Any]):
+    """The present state of affairs."""
+
+    instances = CountSerializer(many=True)
+    pending = BacklogSerializer()
+    activities = BacklogSerializer()
+    entity_operations = BacklogSerializer()
+    timers_due = BacklogSerializer()
+    workers = WorkerSerializer(many=True)
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    """Whether work is done here."""
+
+    status = serializers.ChoiceField(HEALTH)
+    detail = serializers.CharField()
+    workers = serializers.IntegerField(allow_null=True)
+
+
+class ChangesSerializer(serializers.Serializer[Any]):
+    """What has changed since a history sequence."""
+
+    instance = InstanceSerializer()
+    events = HistoryEventSerializer(many=True)
+    after = serializers.IntegerField(help_text="Ask again from here.")
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """Problem details, as RFC 9457 has them."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    code = serializers.CharField()
+    errors = serializers.ListField(  # type: ignore[assignment]  # as above
+        child=serializers.DictField(), required=False
+    )

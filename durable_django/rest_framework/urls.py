@@ -1,0 +1,51 @@
+"""The URLs of the API: ``path("durable/", include("durable_django.rest_framework.urls"))``.
+
+An instance id or an entity's key may contain slashes. What comes after it decides: an id that itself ends in
+``/history`` and the like cannot be looked at here.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.urls import path
+
+from durable_django.rest_framework.schema import Schema
+from durable_django.rest_framework.views import (
+    control,
+    entities,
+    instances,
+    orchestrations,
+    service,
+    stream,
+)
+
+app_name = "durable_django_rest"
+
+# It may wait for what it has started: that must be committed first.
+_start = transaction.non_atomic_requests(orchestrations.Start.as_view())
+_instance = "instances/<path:instance_id>/"
+
+urlpatterns = [
+    path("orchestrations/", orchestrations.OrchestrationList.as_view(), name="orchestrations"),
+    path("orchestrations/<path:name>/", _start, name="start"),
+    path("instances/", instances.InstanceList.as_view(), name="instances"),
+    path("instances/bulk/", control.Bulk.as_view(), name="bulk"),
+    path(f"{_instance}status/", instances.InstanceStatusView.as_view(), name="instance-status"),
+    path(f"{_instance}history/", instances.InstanceHistory.as_view(), name="instance-history"),
+    path(f"{_instance}pending/", instances.InstancePending.as_view(), name="instance-pending"),
+    path(f"{_instance}children/", instances.InstanceChildren.as_view(), name="instance-children"),
+    path(f"{_instance}stream/", stream.InstanceStream.as_view(), name="instance-stream"),
+    path(f"{_instance}events/<str:event>/", control.RaiseEvent.as_view(), name="instance-event"),
+    path(f"{_instance}terminate/", control.Terminate.as_view(), name="instance-terminate"),
+    path(f"{_instance}suspend/", control.Suspend.as_view(), name="instance-suspend"),
+    path(f"{_instance}resume/", control.Resume.as_view(), name="instance-resume"),
+    path(f"{_instance}rewind/", control.Rewind.as_view(), name="instance-rewind"),
+    path(f"{_instance}restart/", control.Restart.as_view(), name="instance-restart"),
+    path(_instance, instances.InstanceDetail.as_view(), name="instance"),
+    path("entities/", entities.EntityList.as_view(), name="entities"),
+    path("entities/<str:name>/<path:key>/signal/<str:operation>/", entities.Signal.as_view(), name="signal"),
+    path("entities/<str:name>/<path:key>/", entities.EntityDetail.as_view(), name="entity"),
+    path("stats/", service.Stats.as_view(), name="stats"),
+    path("health/", service.Health.as_view(), name="health"),
+    path("schema/", Schema.as_view(), name="schema"),
+]

@@ -1,0 +1,336 @@
+"""Control: events, and what operators do to one instance or to many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from django.db import transaction
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiExample
+from rest_framework import status
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from durable_django.client import DurableTaskClient, DurableTaskError
+from durable_django.core.ids import check_name
+from durable_django.models import Instance, InstanceStatus
+from durable_django.rest_framework import filters
+from durable_django.rest_framework.permissions import APP
+from durable_django.rest_framework.problems import ConflictError, invalid
+from durable_django.rest_framework.serializers import (
+    BulkResultSerializer,
+    BulkSerializer,
+    EventSerializer,
+    InstanceSerializer,
+    ReasonSerializer,
+    RestartedSerializer,
+    RestartSerializer,
+    TerminateSerializer,
+)
+from durable_django.rest_framework.views.base import DurableView, described, responses
+from durable_django.store import families
+
+_LIVE = frozenset({InstanceStatus.RUNNING, InstanceStatus.PENDING, InstanceStatus.SUSPENDED})
+_PAGE = 200
+
+
+class Action:
+    """Something that can be done to an instance in some statuses, with one permission."""
+
+    def __init__(
+        self,
+        done: str,
+        permission: str,
+        statuses: frozenset[InstanceStatus],
+        act: Callable[[DurableTaskClient, str, dict[str, Any]], Any],
+    ) -> None:
+        self.done = done
+        self.permission = permission
+        self.statuses = statuses
+        self.act = act
+
+    def check(self, instance: Instance) -> None:
+        """Do nothing if the instance's status allows it.
+
+        Raises:
+            ConflictError: It does not.
+        """
+        if instance.status not in self.statuses:
+            needed = ", ".join(sorted(status.name for status in self.statuses))
+            raise ConflictError(
+                f"Orchestration instance {instance.instance_id!r} cannot be {self.done}: it is "
+                f"{InstanceStatus(instance.status).name}, not {needed}."
+            )
+
+
+ACTIONS = {
+    "terminate": Action(
+        "terminated",
+        "terminate",
+        _LIVE,
+        lambda client, name, options: client.terminate_orchestration(
+            name, output=options.get("output"), recursive=options.get("recursive", True)
+        ),
+    ),
+    "suspend": Action(
+        "suspended",
+        "suspend",
+        frozenset({InstanceStatus.RUNNING, InstanceStatus.PENDING}),
+        lambda client, name, _: client.suspend_orchestration(name),
+    ),
+    "resume": Action(
+        "resumed",
+        "suspend",
+        frozenset({InstanceStatus.SUSPENDED}),
+        lambda client, name, _: client.resume_orchestration(name),
+    ),
+    "rewind": Action(
+        "rewound",
+        "rewind",
+        frozenset({InstanceStatus.FAILED}),
+        lambda client, name, options: client.rewind_orchestration(name, reason=options.get("reason") or None),
+    ),
+    "restart": Action(
+        "restarted",
+        "restart",
+        families.TERMINAL,
+        lambda client, name, options: client.restart_orchestration(
+            name, restart_with_new_instance_id=options.get("new_instance_id", False)
+        ),
+    ),
+    "purge": Action(
+        "purged",
+        "purge",
+        families.TERMINAL,
+        lambda client, name, options: client.purge_orchestration(
+            name, recursive=options.get("recursive", True)
+        ),
+    ),
+}
+
+
+class _ActionView(DurableView):
+    action: ClassVar[str]
+
+    def perform(self, instance_id: str) -> Any:
+        """Do it, and return what comes of it."""
+        action, options = ACTIONS[self.action], self.body()
+        with transaction.atomic(self.using):
+            found = self.find(instance_id, lock=True)
+            action.check(found)
+            return self.change(
+                action.done,
+                found,
+                instance_id,
+                options.get("reason", ""),
+                lambda: action.act(self.client, instance_id, options),
+            )
+
+    def state(self, instance_id: str) -> Response:
+        """Return the instance as it is now."""
+        return Response(InstanceSerializer(self.find(instance_id)).data)
+
+
+class Terminate(_ActionView):
+    """The end of an instance by force."""
+
+    action = "terminate"
+    required_permissions: ClassVar = {"POST": "terminate"}
+    serializer_class = TerminateSerializer
+
+    @described(
+        operation_id="terminate_instance", responses=responses({200: InstanceSerializer}, 404, 409, 413)
+    )
+    def post(self, request: Request, instance_id: str) -> Response:
+        """End an instance at once, and what it has started."""
+        self.perform(instance_id)
+        return self.state(instance_id)
+
+
+class Suspend(_ActionView):
+    """A pause."""
+
+    action = "suspend"
+    required_permissions: ClassVar = {"POST": "suspend"}
+    serializer_class = ReasonSerializer
+
+    @described(operation_id="suspend_instance", responses=responses({200: InstanceSerializer}, 404, 409))
+    def post(self, request: Request, instance_id: str) -> Response:
+        """Make an instance take in nothing until it is resumed."""
+        self.perform(instance_id)
+        return self.state(instance_id)
+
+
+class Resume(_ActionView):
+    """The end of a pause."""
+
+    action = "resume"
+    required_permissions: ClassVar = {"POST": "suspend"}
+    serializer_class = ReasonSerializer
+
+    @described(operation_id="resume_instance", responses=responses({200: InstanceSerializer}, 404, 409))
+    def post(self, request: Request, instance_id: str) -> Response:
+        """Let a suspended instance go on."""
+        self.perform(instance_id)
+        return self.state(instance_id)
+
+
+class Rewind(_ActionView):
+    """Another try."""
+
+    action = "rewind"
+    required_permissions: ClassVar = {"POST": "rewind"}
+    serializer_class = ReasonSerializer
+
+    @described(operation_id="rewind_instance", responses=responses({200: InstanceSerializer}, 404, 409))
+    def post(self, request: Request, instance_id: str) -> Response:
+        """Take a failed instance back to before its failure, and let it go on."""
+        self.perform(instance_id)
+        return self.state(instance_id)
+
+
+class Restart(_ActionView):
+    """A start from the beginning."""
+
+    action = "restart"
+    required_permissions: ClassVar = {"POST": "restart"}
+    serializer_class = RestartSerializer
+
+    @described(operation_id="restart_instance", responses=responses({200: RestartedSerializer}, 404, 409))
+    def post(self, request: Request, instance_id: str) -> Response:
+        """Start an instance that has ended from the beginning, with its last input."""
+        return Response({"instance_id": self.perform(instance_id)})
+
+
+class RaiseEvent(DurableView):
+    """An external event."""
+
+    required_permissions: ClassVar = {"POST": "raise_event"}
+    serializer_class = EventSerializer
+
+    @described(
+        operation_id="raise_event",
+        responses=responses({202: None}, 404, 409, 413),
+        examples=[OpenApiExample("An approval", value={"data": {"approved": True}}, request_only=True)],
+    )
+    def post(self, request: Request, instance_id: str, event: str) -> Response:
+        """Send an instance an external event; it takes it in when it waits for it."""
+        try:
+            name = check_name("event", event)
+        except ValueError as error:
+            raise invalid("event", str(error)) from error
+        data = self.body()["data"]
+        with transaction.atomic(self.using):
+            found = self.find(instance_id)
+            if found.status in families.TERMINAL:
+                raise ConflictError(
+                    f"Orchestration instance {instance_id!r} has ended: it is "
+                    f"{InstanceStatus(found.status).name}, and takes no event."
+                )
+            self.change(
+                f"sent event {name!r}",
+                found,
+                instance_id,
+                "",
+                lambda: self.client.raise_orchestration_event(instance_id, name, data=data),
+            )
+        return Response(status=status.HTTP_202_ACCEPTED)
+
+
+class Bulk(DurableView):
+    """One action over many instances."""
+
+    required_permissions: ClassVar = {"POST": None}
+    serializer_class = BulkSerializer
+
+    @described(
+        operation_id="act_on_instances",
+        responses=responses({200: BulkResultSerializer}, 413),
+        examples=[
+            OpenApiExample(
+                "Rewind what failed last night",
+                value={
+                    "action": "rewind",
+                    "filters": {"status": ["FAILED"], "created_after": "2030-01-30T22:00:00Z"},
+                    "reason": "The payment provider is back.",
+                    "dry_run": True,
+                },
+                request_only=True,
+            )
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Do one thing to many instances, each in a transaction of its own.
+
+        Instances are given by `ids`, or by the list's `filters`. What cannot be acted upon is left alone; a
+        call ends after `limit` instances, and says whether that were all.
+        """
+        options = self.body()
+        action = ACTIONS[options["action"]]
+        if not request.user.has_perm(f"{APP}.{action.permission}"):
+            raise PermissionDenied
+        chosen = self._chosen(options)
+        able = chosen.filter(status__in=action.statuses)
+        result: dict[str, Any] = {"action": options["action"], "dry_run": options["dry_run"]}
+        if options["dry_run"]:
+            return Response(
+                {**result, "matched": able.count(), "done": 0, "skipped": [], "is_complete": True}
+            )
+        skipped = self._unable(chosen, action, options.get("ids", ()))
+        last, tried, refused = self._act(action, able, options)
+        result |= {"matched": tried, "done": tried - len(refused), "skipped": [*skipped, *refused]}
+        return Response({**result, "is_complete": not able.filter(pk__gt=last).exists()})
+
+    def _chosen(self, options: dict[str, Any]) -> QuerySet[Instance]:
+        if "ids" in options:
+            return self.instances().filter(instance_id__in=set(options["ids"]))
+        return filters.from_body(options["filters"], self.instances())
+
+    def _act(
+        self, action: Action, able: QuerySet[Instance], options: dict[str, Any]
+    ) -> tuple[int, int, list[dict[str, str]]]:
+        """Act page by page; return the last key, how many were tried, and which of these were refused."""
+        refused: list[dict[str, str]] = []
+        tried, last = 0, 0
+        while tried < options["limit"]:
+            size = min(_PAGE, options["limit"] - tried)
+            page = list(able.filter(pk__gt=last).order_by("pk").values_list("pk", "instance_id")[:size])
+            for key, instance_id in page:
+                last = key
+                if (refusal := self._act_on(action, instance_id, options)) is not None:
+                    refused.append({"instance_id": instance_id, "detail": refusal})
+            tried += len(page)
+            if len(page) < size:
+                break
+        return last, tried, refused
+
+    def _act_on(self, action: Action, instance_id: str, options: dict[str, Any]) -> str | None:
+        try:
+            with transaction.atomic(self.using):
+                found = self.find(instance_id, lock=True)
+                action.check(found)
+                self.change(
+                    action.done,
+                    found,
+                    instance_id,
+                    options["reason"],
+                    lambda: action.act(self.client, instance_id, options),
+                )
+        except (ConflictError, DurableTaskError) as error:
+            return str(error)
+        return None
+
+    def _unable(self, chosen: QuerySet[Instance], action: Action, ids: Sequence[str]) -> list[dict[str, str]]:
+        """Return which of the ids cannot be acted upon, and why."""
+        if not ids:
+            return []
+        statuses = dict(chosen.values_list("instance_id", "status"))
+        unable = []
+        for instance_id in dict.fromkeys(ids):
+            if instance_id not in statuses:
+                unable.append({"instance_id": instance_id, "detail": "There is no such instance."})
+            elif (found := InstanceStatus(statuses[instance_id])) not in action.statuses:
+                unable.append({"instance_id": instance_id, "detail": f"It is {found.name}."})
+        return unable

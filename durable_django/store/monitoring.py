@@ -1,0 +1,228 @@
+"""Monitoring: what people who watch over orchestrations ask for. No locks; datetimes are naive UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Count, Min, QuerySet
+
+from durable_django.conf import settings
+from durable_django.core import events
+from durable_django.core.events import HistoryEvent
+from durable_django.models import (
+    ActivityTask,
+    EntityOperation,
+    EntityOperationKind,
+    Instance,
+    InstanceStatus,
+    Timer,
+    Worker,
+)
+from durable_django.models import HistoryEvent as HistoryRow
+from durable_django.store import clock, families, rows
+
+_MOST = 1000
+"""How many of one sort of things that an instance waits for are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A history event, with its place."""
+
+    sequence: int
+    turn: int
+    event: HistoryEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PendingActivity:
+    """An activity without a result; ``attempt`` counts retries, from 1, ``deliveries`` those of this one."""
+
+    task_id: int
+    name: str
+    queue: str
+    attempt: int
+    deliveries: int
+    worker: str | None
+    lease_expires_at: datetime | None
+    created_at: datetime
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether a worker has it."""
+        return self.lease_expires_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTimer:
+    """A timer that has not fired."""
+
+    task_id: int
+    fire_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PendingChild:
+    """A sub-orchestration that has not ended."""
+
+    task_id: int | None
+    instance_id: str
+    name: str
+    status: InstanceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCall:
+    """An operation that waits for its entity; a lock request has no ``operation``."""
+
+    task_id: int | None
+    entity: str
+    kind: EntityOperationKind
+    operation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What an instance waits for."""
+
+    activities: list[PendingActivity]
+    timers: list[PendingTimer]
+    events: list[str]
+    children: list[PendingChild]
+    entity_calls: list[PendingCall]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits for a worker now, and since when the oldest does."""
+
+    count: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlogs:
+    """The backlogs of each sort of work."""
+
+    pending: Backlog
+    activities: Backlog
+    entity_operations: Backlog
+    timers_due: Backlog
+
+
+def history(
+    using: str, instance: int, execution_id: str, *, after: int = -1, limit: int | None = None
+) -> list[Recorded]:
+    """Return the events of one execution that come after a sequence number, ``limit`` at most."""
+    query = HistoryRow.objects.using(using).filter(
+        instance_id=instance, execution_id=execution_id, sequence__gt=after
+    )
+    fields = ("sequence", "turn", "timestamp", "kind", "task_id", "name", "data", "attributes")
+    return [
+        Recorded(sequence, turn, rows.event_from_columns(clock.from_orm(timestamp), *columns))
+        for sequence, turn, timestamp, *columns in query.order_by("sequence").values_list(*fields)[:limit]
+    ]
+
+
+def pending(using: str, instance: Instance) -> Pending:
+    """Return what an instance waits for now, the oldest first, up to a thousand of each sort."""
+    if instance.status in families.TERMINAL:
+        return Pending([], [], [], [], [])
+    return Pending(
+        _activities(using, instance),
+        [
+            PendingTimer(task_id, clock.from_orm(fire_at))
+            for task_id, fire_at in Timer.objects.using(using)
+            .filter(instance=instance, execution_id=instance.execution_id)
+            .order_by("fire_at")
+            .values_list("task_id", "fire_at")[:_MOST]
+        ],
+        list(instance.waiting_for),
+        [
+            PendingChild(task_id, instance_id, name, InstanceStatus(status))
+            for task_id, instance_id, name, status in Instance.objects.using(using)
+            .filter(parent=instance, parent_execution_id=instance.execution_id)
+            .exclude(status__in=families.TERMINAL)
+            .order_by("pk")
+            .values_list("parent_task_id", "instance_id", "name", "status")[:_MOST]
+        ],
+        [
+            PendingCall(task_id, f"@{name}@{key}", EntityOperationKind(kind), operation)
+            for task_id, name, key, kind, operation in EntityOperation.objects.using(using)
+            .filter(instance=instance, execution_id=instance.execution_id)
+            .filter(kind__in=[EntityOperationKind.CALL, EntityOperationKind.LOCK])
+            .order_by("pk")
+            .values_list("task_id", "name", "key", "kind", "operation")[:_MOST]
+        ],
+    )
+
+
+def counts(query: QuerySet[Instance]) -> list[tuple[str, InstanceStatus, int]]:
+    """Return how many instances there are of each name in each status."""
+    found = query.order_by("name", "status").values_list("name", "status").annotate(count=Count("pk"))
+    return [(name, InstanceStatus(status), count) for name, status, count in found]
+
+
+def backlogs(using: str) -> Backlogs:
+    """Return what could be done now, had a worker the time."""
+    present = clock.aware(clock.now())
+    return Backlogs(
+        _backlog(
+            Instance.objects.using(using).filter(status=InstanceStatus.PENDING, start_at__lte=present),
+            "start_at",
+        ),
+        _backlog(ActivityTask.objects.using(using).filter(visible_at__lte=present), "visible_at"),
+        _backlog(EntityOperation.objects.using(using).filter(visible_at__lte=present), "visible_at"),
+        _backlog(Timer.objects.using(using).filter(fire_at__lte=present), "fire_at"),
+    )
+
+
+def workers(using: str) -> list[tuple[Worker, bool]]:
+    """Return the worker processes, each with whether it has shown that it is alive lately."""
+    since = clock.aware(clock.now() - timedelta(seconds=settings.LEASE_SECONDS))
+    found = Worker.objects.using(using).order_by("started_at", "pk")
+    return [(worker, worker.last_heartbeat_at >= since) for worker in found]
+
+
+def _activities(using: str, instance: Instance) -> list[PendingActivity]:
+    query = ActivityTask.objects.using(using).filter(instance=instance, execution_id=instance.execution_id)
+    found = list(query.defer("input", "tags").order_by("pk")[:_MOST])
+    attempts = _attempts(using, instance, [activity.task_id for activity in found])
+    return [
+        PendingActivity(
+            activity.task_id,
+            activity.name,
+            activity.queue,
+            attempts.get(activity.task_id, 1),
+            activity.deliveries,
+            activity.worker,
+            None if activity.lease_token is None else clock.from_orm(activity.visible_at),
+            clock.from_orm(activity.created_at),
+        )
+        for activity in found
+    ]
+
+
+def _attempts(using: str, instance: Instance, task_ids: Sequence[int]) -> dict[int, int]:
+    """Return how often each task was scheduled: a retry keeps its number."""
+    if not task_ids:
+        return {}
+    scheduled = HistoryRow.objects.using(using).filter(
+        instance=instance,
+        execution_id=instance.execution_id,
+        kind=rows.kind_of(events.TaskScheduledEvent),
+        task_id__in=task_ids,
+    )
+    found: dict[Any, int] = dict(
+        scheduled.order_by("task_id").values_list("task_id").annotate(count=Count("pk"))
+    )
+    return found
+
+
+def _backlog(query: QuerySet[Any], field: str) -> Backlog:
+    found = query.aggregate(count=Count("pk"), oldest=Min(field))
+    oldest = found["oldest"]
+    return Backlog(found["count"], None if oldest is None else clock.from_orm(oldest))

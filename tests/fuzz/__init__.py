@@ -1,0 +1,1 @@
+"""Fuzzing the REST API over HTTP, with a worker behind it."""
