@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from durable_django.core.errors import scrub
@@ -41,11 +42,15 @@ def aware_datetime(text: object) -> dt.datetime:
         raise ValueError("In UTC, its year is not between 1 and 9999.") from error
 
 
-class TextField(serializers.CharField):
+STORABLE = r"^[^\x00]*$"
+"""Texts that every database holds."""
+
+
+class TextField(serializers.RegexField):
     """A JSON string, as it is."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**({"trim_whitespace": False, "max_length": 255} | kwargs))
+        super().__init__(STORABLE, **({"trim_whitespace": False, "max_length": 255} | kwargs))
 
     def to_internal_value(self, data: Any) -> str:
         """Return the text; numbers are none."""
@@ -73,7 +78,9 @@ class NumberField(serializers.IntegerField):
     """A JSON integer."""
 
     def to_internal_value(self, data: Any) -> int:
-        """Return the number; texts and booleans are none."""
+        """Return the number; texts and booleans are none, 2.0 is."""
+        if isinstance(data, float) and data.is_integer():
+            return int(data)
         if isinstance(data, bool) or not isinstance(data, int):
             self.fail("invalid")
         return data
@@ -100,6 +107,13 @@ class MomentField(serializers.DateTimeField):
             raise serializers.ValidationError(str(error), code="invalid") from error
 
 
+@extend_schema_field(
+    {
+        "type": "object",
+        "propertyNames": {"pattern": STORABLE},
+        "additionalProperties": {"type": "string", "pattern": STORABLE},
+    }
+)
 class TagsField(serializers.DictField):
     """An object of strings."""
 

@@ -13,13 +13,14 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.lookups import Exact
 from django.http import QueryDict
 from django_filters.rest_framework import DjangoFilterBackend
+from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from durable_django.core.errors import scrub
 from durable_django.models import Entity, Instance, InstanceStatus
-from durable_django.rest_framework.fields import aware_datetime
+from durable_django.rest_framework.fields import STORABLE, aware_datetime
 from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
 from durable_django.rest_framework.problems import invalid
 
@@ -38,10 +39,16 @@ class _Moment(forms.CharField):
             raise forms.ValidationError(str(error), code="invalid") from error
 
 
+@extend_schema_field({"type": "string", "format": "date-time"})
 class MomentFilter(django_filters.Filter):  # type: ignore[misc]  # published without types, as the next ones
     """Compares with a time that has a zone."""
 
     field_class = _Moment
+
+
+@extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1})
+class TextFilter(django_filters.CharFilter):  # type: ignore[misc]
+    """Compares with a text."""
 
 
 class _Strict(django_filters.FilterSet):  # type: ignore[misc]
@@ -56,6 +63,10 @@ class _Strict(django_filters.FilterSet):  # type: ignore[misc]
         )
         if unknown:
             raise ValidationError({name: ["There is no such filter."] for name in unknown}, code="unknown")
+        # The form of the browsable API sends what nobody has filled in. Elsewhere, an empty filter that finds
+        # everything is a mistake.
+        if not _is_browsed(self.request) and (empty := sorted(name for name in data or () if not data[name])):
+            raise ValidationError({name: ["Give a value, or leave this filter out."] for name in empty})
 
     def is_dynamic(self, name: str) -> bool:
         """Tell whether ``name`` is one of endlessly many."""
@@ -70,17 +81,15 @@ class InstanceFilter(_Strict):
         method="filter_status",
         help_text="One of these statuses; may be given several times.",
     )
-    name = django_filters.CharFilter(help_text="The orchestrator's name.")
-    id_prefix = django_filters.CharFilter(
-        "instance_id", lookup_expr="startswith", help_text="How the instance id begins."
-    )
+    name = TextFilter(help_text="The orchestrator's name.")
+    id_prefix = TextFilter("instance_id", lookup_expr="startswith", help_text="How the instance id begins.")
     created_after = MomentFilter("created_at", lookup_expr="gte", help_text="Created then or later.")
     created_before = MomentFilter("created_at", lookup_expr="lt", help_text="Created before.")
     completed_after = MomentFilter("completed_at", lookup_expr="gte", help_text="Ended then or later.")
     completed_before = MomentFilter("completed_at", lookup_expr="lt", help_text="Ended before.")
-    parent = django_filters.CharFilter("parent__instance_id", help_text="The instance id of the parent.")
-    queue = django_filters.CharFilter(help_text="The queue.")
-    version = django_filters.CharFilter(help_text="The orchestration's version.")
+    parent = TextFilter("parent__instance_id", help_text="The instance id of the parent.")
+    queue = TextFilter(help_text="The queue.")
+    version = TextFilter(help_text="The orchestration's version.")
 
     class Meta:
         model = Instance
@@ -119,7 +128,7 @@ class EntityFilter(_Strict):
     """Which entities: all conditions hold."""
 
     name = django_filters.CharFilter(method="filter_name", help_text="The entity's name.")
-    key_prefix = django_filters.CharFilter("key", lookup_expr="startswith", help_text="How the key begins.")
+    key_prefix = TextFilter("key", lookup_expr="startswith", help_text="How the key begins.")
     modified_after = MomentFilter("last_modified_at", lookup_expr="gte", help_text="Modified then or later.")
     modified_before = MomentFilter("last_modified_at", lookup_expr="lt", help_text="Modified before.")
     locked = django_filters.BooleanFilter(
@@ -164,6 +173,10 @@ def from_body(filters: Mapping[str, Any], queryset: QuerySet[Instance]) -> Query
         return cast("QuerySet[Instance]", found.qs)
     except ValidationError as error:
         raise ValidationError({"filters": error.detail}) from error
+
+
+def _is_browsed(request: Any) -> bool:
+    return getattr(getattr(request, "accepted_renderer", None), "format", None) == "api"
 
 
 def _has_tag(queryset: QuerySet[Instance], name: str, value: str) -> Any:

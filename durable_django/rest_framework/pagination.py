@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 
 from durable_django.conf import settings
 from durable_django.rest_framework.fields import aware_datetime
-from durable_django.rest_framework.problems import invalid
+from durable_django.rest_framework.problems import NoSuchPageError, invalid
 
 CURSOR, SIZE, ORDERING = "cursor", "page_size", "ordering"
 MAX_PAGE_SIZE = 1000
@@ -51,7 +51,8 @@ class KeysetPagination(BasePagination):
         """Return one page.
 
         Raises:
-            ValidationError: The cursor, the order or the size is none.
+            ValidationError: The order or the size is none.
+            NoSuchPageError: The cursor is none.
         """
         self._request = request
         size = page_size(request)
@@ -127,7 +128,8 @@ class KeysetPagination(BasePagination):
                 raise ValueError("it belongs to another list")
             return (key if ordering.removeprefix("-") == "pk" else _moment(value)), key
         except (binascii.Error, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise invalid(CURSOR, "This is no cursor of this list. Begin without one.") from error
+            # 404, as Django REST framework's own: who has followed a link has sent nothing wrong.
+            raise NoSuchPageError(CURSOR, "This is no cursor of this list. Begin without one.") from error
 
 
 def _orderings(view: APIView | None) -> Sequence[str]:

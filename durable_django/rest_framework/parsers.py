@@ -37,7 +37,7 @@ class StrictJSONParser(BaseParser):
         body = stream.read(limit + 1)
         if len(body) > limit:
             raise TooLargeError(f"The body is longer than {limit} bytes.")
-        if not body.strip():
+        if not body:
             return {}
         try:
             found = json.loads(body.decode(), parse_constant=_refuse, object_pairs_hook=_as_object)

@@ -40,6 +40,14 @@ class TooLargeError(APIException):
     default_code = "too_large"
 
 
+class NoSuchPageError(NotFound):
+    """A cursor leads nowhere."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.errors = [{"field": field, "detail": message, "code": "not_found"}]
+
+
 def invalid(field: str, message: str, code: str = "invalid") -> ValidationError:
     """Return the error that names a field and what is wrong with it."""
     return ValidationError({field: [ErrorDetail(message, code)]})
@@ -74,6 +82,8 @@ def details(error: APIException) -> dict[str, Any]:
         return problem
     problem["detail"] = str(error.detail)
     codes = error.get_codes()
+    if isinstance(error, NoSuchPageError):
+        problem["errors"] = error.errors
     problem["code"] = codes if isinstance(codes, str) else error.default_code
     return problem
 

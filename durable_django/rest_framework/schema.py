@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.urls import include, path
+from drf_spectacular.extensions import OpenApiSerializerExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import Direction
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -27,6 +30,19 @@ SETTINGS: dict[str, Any] = {
         "HealthEnum": "durable_django.rest_framework.serializers.HEALTH",
     },
 }
+
+
+class StrictSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Says that what a strict serializer does not know is refused."""
+
+    target_class = "durable_django.rest_framework.fields.StrictSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
+        """Return the schema of the serializer, closed."""
+        describe: Any = auto_schema._map_basic_serializer
+        more = getattr(self.target, "schema_extra", {})
+        return {**describe(self.target, direction), "additionalProperties": False, **more}
 
 
 class Schema(SpectacularAPIView):

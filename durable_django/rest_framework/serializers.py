@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -12,6 +12,7 @@ from durable_django.core.registry import MAX_PRIORITY
 from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import (
     INSTANCE_ID,
+    STORABLE,
     FlagField,
     MomentField,
     NameField,
@@ -92,14 +93,40 @@ class SignalSerializer(StrictSerializer):
     signal_at = MomentField(required=False, help_text="Not before this time.")
 
 
+_TEXT = {"type": "string", "pattern": STORABLE, "minLength": 1}
+_TIME = {"type": "string", "format": "date-time"}
+_STATUS = {"type": "string", "enum": STATUSES}
+
+
+@extend_schema_field(
+    {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": {
+            "status": {"anyOf": [_STATUS, {"type": "array", "items": _STATUS, "minItems": 1}]},
+            **dict.fromkeys(("name", "id_prefix", "parent", "queue", "version"), _TEXT),
+            **dict.fromkeys(
+                ("created_after", "created_before", "completed_after", "completed_before"), _TIME
+            ),
+        },
+        "patternProperties": {r"^tag\.[^\x00]+$": _TEXT},
+    }
+)
+class FiltersField(serializers.DictField):
+    """The list's filters, by their names."""
+
+
 class BulkSerializer(ReasonSerializer):
     """One action over many instances: those of ``ids``, or those that ``filters`` find."""
+
+    schema_extra: ClassVar = {"oneOf": [{"required": ["ids"]}, {"required": ["filters"]}]}
 
     action = serializers.ChoiceField(ACTIONS)
     ids = serializers.ListField(
         child=TextField(), required=False, min_length=1, max_length=MAX_BULK, help_text="Instance ids."
     )
-    filters = serializers.DictField(
+    filters = FiltersField(
         required=False, help_text="The list's filters, by their names; several values as an array."
     )
     dry_run = FlagField(required=False, default=False, help_text="Only count.")

@@ -7,7 +7,7 @@ An instance id or an entity's key may contain slashes. What comes after it decid
 from __future__ import annotations
 
 from django.db import transaction
-from django.urls import path
+from django.urls import path, re_path
 
 from durable_django.rest_framework.schema import Schema
 from durable_django.rest_framework.views import (
@@ -48,4 +48,6 @@ urlpatterns = [
     path("stats/", service.Stats.as_view(), name="stats"),
     path("health/", service.Health.as_view(), name="health"),
     path("schema/", Schema.as_view(), name="schema"),
+    # With the slash at its end: Django adds one where somebody has forgotten it.
+    re_path(r"^[\s\S]*/$", service.Nowhere.as_view()),
 ]

@@ -9,8 +9,9 @@ from rest_framework.test import APIClient
 
 from durable_django.core.registry import Registry, default_registry
 from durable_django.rest_framework.views import orchestrations
+from tests.listeners import listener_is_gone_before_the_database
 
-ROOT = "/durable/"
+__all__ = ["listener_is_gone_before_the_database"]
 
 
 @pytest.fixture

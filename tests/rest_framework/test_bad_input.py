@@ -141,7 +141,8 @@ def test_a_large_body_and_a_large_payload_are_too_large(api: APIClient, settings
 def test_a_query_that_is_wrong_is_named(api: APIClient, query: str, field: str) -> None:
     factories.make_instance("i")
     response = api.get(f"{LIST}?{query}")
-    assert response.status_code == 400, response.content
+    # A cursor that leads nowhere is a page that is not there.
+    assert response.status_code == (404 if field == "cursor" else 400), response.content
     assert [error["field"] for error in response.json()["errors"]] == [field]
 
 
@@ -149,7 +150,7 @@ def test_a_cursor_belongs_to_one_order(api: APIClient) -> None:
     for number in range(3):
         factories.make_instance(f"i{number}")
     following = api.get(f"{LIST}?page_size=1").json()["next"]
-    assert api.get(f"{following}&ordering=created_at").status_code == 400
+    assert api.get(f"{following}&ordering=created_at").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,20 @@ def test_other_queries_are_checked_too(api: APIClient, url: str, field: str) -> 
     response = api.get(f"{LIST}i/{url}")
     assert response.status_code == 400
     assert [error["field"] for error in response.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere/", "entities/a%0Ab/", "instances/a/events/x%0Ay/", "entities/a%0Ab/c/"]
+)
+@pytest.mark.parametrize("method", ["get", "post", "delete"])
+def test_where_nothing_is_is_not_found(api: APIClient, method: str, path: str) -> None:
+    response = getattr(api, method)(f"/durable/{path}", format="json")
+    assert response.status_code == 404
+    assert response["Content-Type"] == "application/problem+json"
+
+
+def test_a_slash_that_is_missing_is_added(api: APIClient) -> None:
+    assert api.get("/durable/instances")["Location"] == "/durable/instances/"
 
 
 def test_other_methods_are_not_allowed(api: APIClient) -> None:

@@ -180,6 +180,8 @@ class TestBulk:
             ({"action": "terminate", "filters": {"status": ["ODD"]}}, "filters.status"),
             ({"action": "terminate", "filters": {"name": 1}}, "filters.name"),
             ({"action": "terminate", "filters": {"cursor": "x"}}, "filters.cursor"),
+            ({"action": "terminate", "filters": {"name": ""}}, "filters.name"),
+            ({"action": "terminate", "filters": {"created_after": ""}}, "filters.created_after"),
             ({"action": "terminate", "filters": {"created_after": "2030-01-31"}}, "filters.created_after"),
             ({"action": "burn", "ids": ["a"]}, "action"),
             ({"action": "purge", "ids": [1]}, "ids.0"),

@@ -100,3 +100,8 @@ def test_an_entity_is_deleted_unless_it_is_locked(api: APIClient, accounts: None
     assert api.delete(f"{ROOT}account/8/").status_code == 409
     assert sorted(Entity.objects.values_list("key", flat=True)) == ["8", "a/b"]
     assert "gone" in LogEntry.objects.get().change_message
+
+
+def test_an_operation_without_control_characters_is_asked_for(api: APIClient) -> None:
+    response = api.post(f"{ROOT}account/7/signal/T%C2%87/", {}, format="json")
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (400, "operation")

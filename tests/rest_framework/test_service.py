@@ -108,7 +108,16 @@ def test_the_schema_is_served(api: APIClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["instances/", "instances/i/", "entities/", "orchestrations/", "orchestrations/x/", "stats/"]
+    "path",
+    [
+        "instances/?name=&status=FAILED&created_after=",
+        "instances/",
+        "instances/i/",
+        "entities/",
+        "orchestrations/",
+        "orchestrations/x/",
+        "stats/",
+    ],
 )
 def test_the_api_can_be_browsed(api: APIClient, path: str) -> None:
     factories.make_instance("i")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from django.db import transaction
 from django.db.models import F, QuerySet
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import BasePermission
@@ -18,13 +18,14 @@ from rest_framework.throttling import BaseThrottle, ScopedRateThrottle
 
 from durable_django.client import DurableTaskClient
 from durable_django.core.errors import PayloadError, PayloadTooLargeError, scrub
-from durable_django.core.ids import MAX_ID_LENGTH
+from durable_django.core.ids import MAX_ID_LENGTH, MAX_NAME_LENGTH
 from durable_django.models import Entity, Instance
 from durable_django.rest_framework import problems
 from durable_django.rest_framework.audit import leave_trail
+from durable_django.rest_framework.fields import NAME
 from durable_django.rest_framework.parsers import StrictJSONParser
 from durable_django.rest_framework.permissions import permission
-from durable_django.rest_framework.problems import TooLargeError, invalid
+from durable_django.rest_framework.problems import CONTENT_TYPE, TooLargeError, invalid
 from durable_django.rest_framework.scoping import Scope, scope
 from durable_django.store import families
 
@@ -183,6 +184,8 @@ def checked(call: Callable[[], Any]) -> Any:
         raise TooLargeError(str(error)) from error
     except PayloadError as error:
         raise ValidationError([str(error)]) from error
+    except (TypeError, ValueError) as error:  # what the client says of an argument
+        raise ValidationError([str(error)]) from error
     except RecursionError as error:
         raise ValidationError(["The payload is too deep."]) from error
 
@@ -201,9 +204,15 @@ def described(**description: Any) -> Callable[[Callable[..., Any]], Callable[...
     return decorate
 
 
-def responses(success: Mapping[int, Any], *errors: int) -> dict[int, Any]:
+def path_parameter(name: str) -> OpenApiParameter:
+    """Describe a part of the path that is a name."""
+    schema = {"type": "string", "pattern": NAME, "maxLength": MAX_NAME_LENGTH}
+    return OpenApiParameter(name, schema, OpenApiParameter.PATH)
+
+
+def responses(success: Mapping[Any, Any], *errors: int) -> dict[Any, Any]:
     """Return the responses of an operation, for the schema: errors are problem details."""
     from durable_django.rest_framework.serializers import ProblemSerializer
 
     common = (400, 401, 403, 406, 429, *errors)
-    return {**success, **dict.fromkeys(sorted(common), ProblemSerializer)}
+    return {**success, **dict.fromkeys(((code, CONTENT_TYPE) for code in sorted(common)), ProblemSerializer)}

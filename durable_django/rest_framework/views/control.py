@@ -29,7 +29,7 @@ from durable_django.rest_framework.serializers import (
     RestartSerializer,
     TerminateSerializer,
 )
-from durable_django.rest_framework.views.base import DurableView, described, responses
+from durable_django.rest_framework.views.base import DurableView, described, path_parameter, responses
 from durable_django.store import families
 
 _LIVE = frozenset({InstanceStatus.RUNNING, InstanceStatus.PENDING, InstanceStatus.SUSPENDED})
@@ -212,6 +212,7 @@ class RaiseEvent(DurableView):
 
     @described(
         operation_id="raise_event",
+        parameters=[path_parameter("event")],
         responses=responses({202: None}, 404, 409, 413),
         examples=[OpenApiExample("An approval", value={"data": {"approved": True}}, request_only=True)],
     )

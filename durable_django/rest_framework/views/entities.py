@@ -13,14 +13,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durable_django.core.errors import scrub
+from durable_django.core.ids import check_name
 from durable_django.entities import EntityInstanceId
-from durable_django.models import NAME_LENGTH, Entity
+from durable_django.models import Entity
 from durable_django.rest_framework.audit import leave_trail
 from durable_django.rest_framework.filters import EntityFilter, FilterBackend
 from durable_django.rest_framework.pagination import KeysetPagination
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import EntitySerializer, SignalSerializer
-from durable_django.rest_framework.views.base import DurableView, checked, described, responses
+from durable_django.rest_framework.views.base import (
+    DurableView,
+    checked,
+    described,
+    path_parameter,
+    responses,
+)
 from durable_django.store import entities
 
 STATE = "payloads"
@@ -127,6 +134,7 @@ class Signal(DurableView):
 
     @described(
         operation_id="signal_entity",
+        parameters=[path_parameter("name"), path_parameter("key"), path_parameter("operation")],
         responses=responses({202: None}, 404, 413),
         examples=[OpenApiExample("A deposit", value={"input": 12}, request_only=True)],
     )
@@ -139,8 +147,10 @@ class Signal(DurableView):
             raise invalid("entity", str(error)) from error
         if not self.scope.may_signal(entity_id):
             raise NotFound(f"There is no entity {str(entity_id)!r}.")
-        if scrub(operation) != operation or len(operation) > NAME_LENGTH:
-            raise invalid("operation", f"An operation has up to {NAME_LENGTH} characters, and no NUL.")
+        try:
+            check_name("operation", operation)
+        except ValueError as error:
+            raise invalid("operation", str(error)) from error
         with transaction.atomic(self.using):
             checked(
                 lambda: self.client.signal_entity(

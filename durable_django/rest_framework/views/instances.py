@@ -27,6 +27,7 @@ from durable_django.rest_framework.views.base import DurableView, described, res
 from durable_django.store import families, monitoring
 
 AFTER = "after"
+SEQUENCE = {"type": "integer", "minimum": -1, "maximum": 2**31 - 1}
 EXECUTION = "execution_id"
 _RETRY_SECONDS = 1
 _EXECUTION_ID = re.compile("[0-9a-f]{1,32}")
@@ -195,7 +196,7 @@ class InstanceHistory(DurableView):
     @described(
         operation_id="get_instance_history",
         parameters=[
-            OpenApiParameter(AFTER, {"type": "integer", "minimum": -1}, description="Only what follows."),
+            OpenApiParameter(AFTER, SEQUENCE, description="Only what follows."),
             OpenApiParameter(SIZE, {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE}),
             OpenApiParameter(
                 EXECUTION,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from django.db import DatabaseError
 from django.db.models import QuerySet
 from rest_framework import status
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -74,6 +75,17 @@ class Health(DurableView):
         if not alive:
             return _unavailable("No worker has shown a sign of life lately.", 0)
         return Response({"status": "ok", "detail": "Workers are alive.", "workers": alive})
+
+
+class Nowhere(DurableView):
+    """Where nothing is."""
+
+    schema = None  # type: ignore[assignment]  # what DRF asks for where there is none
+    parameters = None
+
+    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
+        """Say so, whatever is asked."""
+        raise NotFound("There is nothing here.")
 
 
 def _unavailable(detail: str, workers: int | None) -> Response:

@@ -20,7 +20,7 @@ from rest_framework.response import Response
 from durable_django.models import Instance
 from durable_django.rest_framework.serializers import ChangesSerializer, InstanceSerializer
 from durable_django.rest_framework.views.base import DurableView, described, responses
-from durable_django.rest_framework.views.instances import AFTER, as_json, number
+from durable_django.rest_framework.views.instances import AFTER, SEQUENCE, as_json, number
 from durable_django.rest_framework.views.orchestrations import WAIT, seconds
 from durable_django.store import families, monitoring
 
@@ -39,7 +39,7 @@ class InstanceStream(DurableView):
     @described(
         operation_id="stream_instance",
         parameters=[
-            OpenApiParameter(AFTER, {"type": "integer", "minimum": -1}, description="Only what follows."),
+            OpenApiParameter(AFTER, SEQUENCE, description="Only what follows."),
             OpenApiParameter(
                 WAIT,
                 {"type": "number", "minimum": 0},
@@ -47,7 +47,7 @@ class InstanceStream(DurableView):
             ),
         ],
         responses=responses(
-            {200: ChangesSerializer, (200, "text/event-stream"): OpenApiTypes.STR},  # type: ignore[dict-item]
+            {(200, "application/json"): ChangesSerializer, (200, "text/event-stream"): OpenApiTypes.STR},
             404,
         ),
     )
