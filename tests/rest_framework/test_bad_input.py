@@ -39,6 +39,7 @@ def plain_is_registered(registered: Callable[..., None]) -> None:
         b'{"input": ' + b"[" * 101 + b"]" * 101 + b"}",
         b"1" * 5000,
         b"{} {}",
+        b"\t",
     ],
 )
 def test_what_is_no_json_is_refused(api: APIClient, body: bytes) -> None:
@@ -173,9 +174,7 @@ def test_other_queries_are_checked_too(api: APIClient, url: str, field: str) -> 
     assert [error["field"] for error in response.json()["errors"]] == [field]
 
 
-@pytest.mark.parametrize(
-    "path", ["nowhere/", "entities/a%0Ab/", "instances/a/events/x%0Ay/", "entities/a%0Ab/c/"]
-)
+@pytest.mark.parametrize("path", ["nowhere/", "entities/a%0Ab/", "instances/a%0Ab/events/x/"])
 @pytest.mark.parametrize("method", ["get", "post", "delete"])
 def test_where_nothing_is_is_not_found(api: APIClient, method: str, path: str) -> None:
     response = getattr(api, method)(f"/durable/{path}", format="json")

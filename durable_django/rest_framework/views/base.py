@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db import transaction
 from django.db.models import F, QuerySet
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import BasePermission
@@ -29,6 +30,9 @@ from durable_django.rest_framework.problems import CONTENT_TYPE, TooLargeError, 
 from durable_django.rest_framework.scoping import Scope, scope
 from durable_django.store import families
 
+_INSTANCE_ID = OpenApiParameter(
+    "instance_id", str, OpenApiParameter.PATH, examples=[OpenApiExample("An order", value="order-42")]
+)
 FLAGS = {"true": True, "false": False}
 
 
@@ -197,6 +201,8 @@ def described(**description: Any) -> Callable[[Callable[..., Any]], Callable[...
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        if "instance_id" in inspect.signature(method).parameters:
+            description["parameters"] = [_INSTANCE_ID, *description.get("parameters", ())]
         method.kwargs = {"schema": AutoSchema}  # type: ignore[attr-defined]
         decorated: Callable[..., Any] = extend_schema(**description)(method)
         return decorated

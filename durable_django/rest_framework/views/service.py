@@ -83,7 +83,7 @@ class Nowhere(DurableView):
     schema = None  # type: ignore[assignment]  # what DRF asks for where there is none
     parameters = None
 
-    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> NoReturn:
+    def http_method_not_allowed(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Say so, whatever is asked."""
         raise NotFound("There is nothing here.")
 
