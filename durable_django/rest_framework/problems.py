@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import status
 from rest_framework.exceptions import APIException, ErrorDetail, NotFound, ValidationError
@@ -38,6 +39,14 @@ class TooLargeError(APIException):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
     default_detail = "The request is too large."
     default_code = "too_large"
+
+
+class DatabaseAwayError(APIException):
+    """The database does not answer, or not in time."""
+
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_detail = "The database does not answer. Try again later."
+    default_code = "database_away"
 
 
 class NoSuchPageError(NotFound):
@@ -97,6 +106,8 @@ def _translated(error: Exception) -> APIException | None:
         from rest_framework.exceptions import PermissionDenied as Denied
 
         return Denied(*error.args)
+    if isinstance(error, OperationalError | InterfaceError):
+        return DatabaseAwayError()
     if isinstance(error, OrchestrationNotFoundError):
         return NotFound(str(error))
     if isinstance(error, OrchestrationAlreadyExistsError | OrchestrationStateConflictError):

@@ -72,6 +72,15 @@ def test_health_needs_a_worker_and_a_database(api: APIClient) -> None:
     assert "database" in response.json()["detail"]
 
 
+def test_health_tells_of_a_database_that_is_away_before_it_knows_who_asks() -> None:
+    with patch(
+        "rest_framework.authentication.SessionAuthentication.authenticate",
+        side_effect=OperationalError("gone"),
+    ):
+        response: Any = APIClient().get("/durable/health/")
+    assert (response.status_code, response.json()["code"]) == (503, "database_away")
+
+
 def test_a_rate_throttles_its_scope_alone(api: APIClient, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.clear()
     factories.make_instance("i")
