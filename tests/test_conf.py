@@ -48,6 +48,11 @@ def test_the_defaults() -> None:
         "LOCAL_ACTIVITIES": 500,
         "LOCAL_SECONDS": 0.5,
         "LOCAL_LOCK_SECONDS": 1.0,
+        "REST_PERMISSION": "durable_django.rest_framework.permissions.DurablePermission",
+        "REST_SCOPE": "durable_django.rest_framework.scoping.Scope",
+        "REST_MAX_BODY_BYTES": 2_097_152,
+        "REST_PAGE_SIZE": 100,
+        "REST_MAX_WAIT_SECONDS": 30,
     }
 
 

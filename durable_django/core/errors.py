@@ -268,7 +268,5 @@ class EntityNotRegisteredError(DurableTaskError, ValueError):
 class PayloadError(DurableTaskError, ValueError):
     """A payload cannot be stored: too large, or text that no database holds."""
 
-
-@public_in("durable_django.task")
-class PayloadTooLargeError(PayloadError):
-    """A payload is longer than ``MAX_PAYLOAD_BYTES``."""
+    is_too_large = False
+    """Whether it is longer than ``MAX_PAYLOAD_BYTES``."""

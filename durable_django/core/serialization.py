@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from durable_django.core.errors import PayloadError, PayloadTooLargeError, scrub
+from durable_django.core.errors import PayloadError, scrub
 from durable_django.core.json_decoding import AttributeDict, decode, is_rebuilt, rebuild, wrapped_hints
 from durable_django.core.json_encoding import encode
 
@@ -139,9 +139,11 @@ class PayloadCodec:
             return
         size = len(text) if text.isascii() else len(text.encode())
         if size > self.max_bytes:
-            raise PayloadTooLargeError(
+            error = PayloadError(
                 f"Cannot store {what}: it takes {size} bytes, and MAX_PAYLOAD_BYTES allows {self.max_bytes}"
             )
+            error.is_too_large = True
+            raise error
 
     def loads(self, text: str | None, target_type: Any = None) -> Any:
         """Return the value of a stored text, as ``target_type`` where the converter can."""

@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle, ScopedRateThrottle
 
 from durable_django.client import DurableTaskClient
-from durable_django.core.errors import PayloadError, PayloadTooLargeError, scrub
+from durable_django.core.errors import PayloadError, scrub
 from durable_django.core.ids import MAX_ID_LENGTH, MAX_NAME_LENGTH
 from durable_django.models import Entity, Instance
 from durable_django.rest_framework import problems
@@ -184,9 +184,9 @@ def checked(call: Callable[[], Any]) -> Any:
     """Call, and give what the client refuses in a payload or an argument as the request's fault."""
     try:
         return call()
-    except PayloadTooLargeError as error:
-        raise TooLargeError(str(error)) from error
     except PayloadError as error:
+        if error.is_too_large:
+            raise TooLargeError(str(error)) from error
         raise ValidationError([str(error)]) from error
     except (TypeError, ValueError) as error:  # what the client says of an argument
         raise ValidationError([str(error)]) from error
