@@ -23,6 +23,7 @@ from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import STORABLE, aware_datetime
 from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
 from durable_django.rest_framework.problems import invalid
+from durable_django.store import clock
 
 TAG = "tag."
 PAYLOADS = "payloads"
@@ -34,7 +35,7 @@ class _Moment(forms.CharField):
         if not value:
             return None
         try:
-            return aware_datetime(value)
+            return clock.aware(clock.naive(aware_datetime(value)))  # as the ORM wants it, with USE_TZ or not
         except ValueError as error:
             raise forms.ValidationError(str(error), code="invalid") from error
 

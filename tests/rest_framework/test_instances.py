@@ -79,6 +79,18 @@ def test_filters_and_orders(api: APIClient, many: None, query: str, expected: st
     assert " ".join(ids(api.get(f"{LIST}?{query}"))) == expected
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_times_are_found_without_time_zones_in_the_database(api: APIClient, settings: Any, zone: str) -> None:
+    settings.USE_TZ, settings.TIME_ZONE = False, zone
+    for number in range(4):
+        factories.make_instance(f"i{number}", at=NOW + timedelta(hours=number))
+    query = "created_after=2026-01-02T04:04:05Z&created_before=2026-01-02T06:04:05Z&page_size=1"
+    first = api.get(f"{LIST}?{query}")
+    assert ids(first) == ["i2"]
+    assert first.json()["results"][0]["created_at"] == "2026-01-02T05:04:05Z"
+    assert ids(api.get(first.json()["next"])) == ["i1"]
+
+
 @pytest.mark.parametrize("ordering", ["-created_at", "created_at", "completed_at", "-completed_at"])
 def test_pages_follow_each_other_without_a_gap(api: APIClient, ordering: str) -> None:
     for number in range(11):  # Some share a time.

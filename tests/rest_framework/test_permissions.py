@@ -149,6 +149,32 @@ class TestTenants:
         assert response.json()["instance_id"] == "two-new"
         assert Instance.objects.get(instance_id="two-new").tags == {"tenant": "two"}
 
+    def test_anothers_instance_is_never_replaced(self, two: APIClient, settings: Any) -> None:
+        settings.DURABLE_DJANGO = {"REST_SCOPE": f"{__name__}.{OtherwiseOpen.__name__}"}
+        for status in InstanceStatus:
+            Instance.objects.update(status=status)
+            body = {"instance_id": "i", "reuse_id_policy": [one.name for one in InstanceStatus]}
+            response = two.post("/durable/orchestrations/plain/", body, format="json")
+            assert response.status_code == 409
+            assert Instance.objects.get().status == status
+
+
+class OtherwiseOpen(TenantScope):
+    """Starts what is asked for, under whatever id."""
+
+    def start(self, options: dict[str, Any]) -> dict[str, Any]:
+        return options
+
+
+class Everybody(BasePermission):
+    """Lets everybody in."""
+
+
+def test_a_projects_own_permissions_decide_in_bulk_too(settings: Any) -> None:
+    settings.DURABLE_DJANGO = {"REST_PERMISSION": f"{__name__}.{Everybody.__name__}"}
+    body = {"action": "terminate", "ids": ["i"]}
+    assert APIClient().post("/durable/instances/bulk/", body, format="json").json()["done"] == 1
+
 
 class Nobody(BasePermission):
     """Lets nobody in."""

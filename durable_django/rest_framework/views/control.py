@@ -9,7 +9,6 @@ from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample
 from rest_framework import status
-from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -17,7 +16,6 @@ from durable_django.client import DurableTaskClient, DurableTaskError
 from durable_django.core.ids import check_name
 from durable_django.models import Instance, InstanceStatus
 from durable_django.rest_framework import filters
-from durable_django.rest_framework.permissions import APP
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import (
     BulkResultSerializer,
@@ -270,8 +268,8 @@ class Bulk(DurableView):
         """
         options = self.body()
         action = ACTIONS[options["action"]]
-        if not request.user.has_perm(f"{APP}.{action.permission}"):
-            raise PermissionDenied
+        self.required_permissions = {"POST": action.permission}  # type: ignore[misc]  # this request's
+        self.check_permissions(request)
         chosen = self._chosen(options)
         able = chosen.filter(status__in=action.statuses)
         result: dict[str, Any] = {"action": options["action"], "dry_run": options["dry_run"]}

@@ -19,7 +19,7 @@ from durable_django.core.json_schema import json_schema
 from durable_django.core.registry import default_registry
 from durable_django.models import Instance
 from durable_django.rest_framework.audit import leave_trail
-from durable_django.rest_framework.problems import invalid
+from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import (
     InstanceSerializer,
     OrchestratorSerializer,
@@ -27,6 +27,7 @@ from durable_django.rest_framework.serializers import (
     StartSerializer,
 )
 from durable_django.rest_framework.views.base import DurableView, checked, described, responses
+from durable_django.store import families
 
 WAIT = "wait"
 
@@ -117,10 +118,18 @@ class Start(DurableView):
         if policy is not None:
             given["reuse_id_policy"] = OrchestrationIdReusePolicy(OrchestrationStatus[one] for one in policy)
         with transaction.atomic(self.using):
+            if policy is not None and "instance_id" in given:
+                self._check_holder(given["instance_id"])
             started: str = checked(lambda: self.client.schedule_new_orchestration(name, **given))
             key = Instance.objects.using(self.using).values_list("pk", flat=True).get(instance_id=started)
             leave_trail(self.request, Instance, "started", [(key, started)], "")
         return started
+
+    def _check_holder(self, instance_id: str) -> None:
+        """Refuse to replace what the request may not see."""
+        holders = families.lock_all(self.using, [instance_id])
+        if holders and not self.instances().filter(instance_id=instance_id).exists():
+            raise ConflictError(f"There is an orchestration instance {instance_id!r} already.")
 
 
 def seconds(request: Request) -> float:
