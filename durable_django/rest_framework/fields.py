@@ -16,6 +16,9 @@ _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f"
 NAME = rf"^[^{_UNPRINTABLE}]+$"
 """What names of orchestrators, queues, versions and events look like."""
 
+ENTITY = rf"^[^@{_UNPRINTABLE}]+$"
+"""What the names and keys of entities look like."""
+
 INSTANCE_ID = rf"^[^@{_UNPRINTABLE}][^{_UNPRINTABLE}]*$"
 """What instance ids look like: entities are those that begin with an @."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar, cast
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.db import connections
 from django.test import AsyncClient
 from rest_framework.test import APIClient
 
@@ -18,7 +19,20 @@ from durable_django.models import Instance, InstanceStatus
 from tests import factories
 from tests.factories import NOW
 
+T = TypeVar("T")
 URL = "/durable/instances/i/stream/"
+
+
+def run(following: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, and close the connections of the thread that has done its queries."""
+
+    async def run_and_close() -> T:
+        try:
+            return await asyncio.wait_for(following, 30)
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return asyncio.run(run_and_close())
 
 
 def chunks(response: Any) -> AsyncIterator[bytes]:
@@ -75,7 +89,7 @@ class TestServerSentEvents:
                     await done.aupdate(status=InstanceStatus.COMPLETED)
             return frames(text)
 
-        found = asyncio.run(asyncio.wait_for(follow(), 30))
+        found = run(follow())
 
         kinds = [kind for kind, _ in found]
         assert kinds[0] == "history"
@@ -94,7 +108,7 @@ class TestServerSentEvents:
             response = await client.get(URL)
             return frames("".join([chunk.decode() async for chunk in chunks(response)]))
 
-        assert [kind for kind, _ in asyncio.run(follow())] == ["history", "state", "end"]
+        assert [kind for kind, _ in run(follow())] == ["history", "state", "end"]
 
     def test_the_missing_are_not_found(self) -> None:
         user = User.objects.create_superuser("root")
@@ -104,4 +118,4 @@ class TestServerSentEvents:
             await client.aforce_login(user)
             return (await client.get(URL)).status_code
 
-        assert asyncio.run(ask()) == 404
+        assert run(ask()) == 404

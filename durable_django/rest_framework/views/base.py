@@ -210,9 +210,9 @@ def described(**description: Any) -> Callable[[Callable[..., Any]], Callable[...
     return decorate
 
 
-def path_parameter(name: str) -> OpenApiParameter:
+def path_parameter(name: str, pattern: str = NAME) -> OpenApiParameter:
     """Describe a part of the path that is a name."""
-    schema = {"type": "string", "pattern": NAME, "maxLength": MAX_NAME_LENGTH}
+    schema = {"type": "string", "pattern": pattern, "maxLength": MAX_NAME_LENGTH}
     return OpenApiParameter(name, schema, OpenApiParameter.PATH)
 
 

@@ -17,6 +17,7 @@ from durable_django.core.ids import check_name
 from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity
 from durable_django.rest_framework.audit import leave_trail
+from durable_django.rest_framework.fields import ENTITY
 from durable_django.rest_framework.filters import EntityFilter, FilterBackend
 from durable_django.rest_framework.pagination import KeysetPagination
 from durable_django.rest_framework.problems import ConflictError, invalid
@@ -134,7 +135,11 @@ class Signal(DurableView):
 
     @described(
         operation_id="signal_entity",
-        parameters=[path_parameter("name"), path_parameter("key"), path_parameter("operation")],
+        parameters=[
+            path_parameter("name", ENTITY),
+            path_parameter("key", ENTITY),
+            path_parameter("operation"),
+        ],
         responses=responses({202: None}, 404, 413),
         examples=[OpenApiExample("A deposit", value={"input": 12}, request_only=True)],
     )
