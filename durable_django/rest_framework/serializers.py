@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from durable_django.client import steering
 from durable_django.core.registry import MAX_PRIORITY
 from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import (
@@ -25,7 +26,7 @@ from durable_django.rest_framework.payloads import moment, payload
 
 STATUSES = [status.name for status in InstanceStatus]
 HEALTH = ("ok", "unavailable")
-ACTIONS = ("terminate", "suspend", "resume", "rewind", "restart", "purge")
+ACTIONS = tuple(steering.ACTIONS)
 MAX_BULK = 10_000
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db import transaction
@@ -12,7 +12,8 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from durable_django.client import DurableTaskClient, DurableTaskError
+from durable_django.client import DurableTaskError, OrchestrationStatus
+from durable_django.client.steering import ACTIONS, Action
 from durable_django.core.ids import check_name
 from durable_django.models import Instance, InstanceStatus
 from durable_django.rest_framework import filters
@@ -30,83 +31,7 @@ from durable_django.rest_framework.serializers import (
 from durable_django.rest_framework.views.base import DurableView, described, path_parameter, responses
 from durable_django.store import families
 
-_LIVE = frozenset({InstanceStatus.RUNNING, InstanceStatus.PENDING, InstanceStatus.SUSPENDED})
 _PAGE = 200
-
-
-class Action:
-    """Something that can be done to an instance in some statuses, with one permission."""
-
-    def __init__(
-        self,
-        done: str,
-        permission: str,
-        statuses: frozenset[InstanceStatus],
-        act: Callable[[DurableTaskClient, str, dict[str, Any]], Any],
-    ) -> None:
-        self.done = done
-        self.permission = permission
-        self.statuses = statuses
-        self.act = act
-
-    def check(self, instance: Instance) -> None:
-        """Do nothing if the instance's status allows it.
-
-        Raises:
-            ConflictError: It does not.
-        """
-        if instance.status not in self.statuses:
-            needed = ", ".join(sorted(status.name for status in self.statuses))
-            raise ConflictError(
-                f"Orchestration instance {instance.instance_id!r} cannot be {self.done}: it is "
-                f"{InstanceStatus(instance.status).name}, not {needed}."
-            )
-
-
-ACTIONS = {
-    "terminate": Action(
-        "terminated",
-        "terminate",
-        _LIVE,
-        lambda client, name, options: client.terminate_orchestration(
-            name, output=options.get("output"), recursive=options.get("recursive", True)
-        ),
-    ),
-    "suspend": Action(
-        "suspended",
-        "suspend",
-        frozenset({InstanceStatus.RUNNING, InstanceStatus.PENDING}),
-        lambda client, name, _: client.suspend_orchestration(name),
-    ),
-    "resume": Action(
-        "resumed",
-        "suspend",
-        frozenset({InstanceStatus.SUSPENDED}),
-        lambda client, name, _: client.resume_orchestration(name),
-    ),
-    "rewind": Action(
-        "rewound",
-        "rewind",
-        frozenset({InstanceStatus.FAILED}),
-        lambda client, name, options: client.rewind_orchestration(name, reason=options.get("reason") or None),
-    ),
-    "restart": Action(
-        "restarted",
-        "restart",
-        families.TERMINAL,
-        lambda client, name, options: client.restart_orchestration(
-            name, restart_with_new_instance_id=options.get("new_instance_id", False)
-        ),
-    ),
-    "purge": Action(
-        "purged",
-        "purge",
-        families.TERMINAL,
-        lambda client, name, options: client.purge_orchestration(
-            name, recursive=options.get("recursive", True)
-        ),
-    ),
-}
 
 
 class _ActionView(DurableView):
@@ -117,7 +42,7 @@ class _ActionView(DurableView):
         action, options = ACTIONS[self.action], self.body()
         with transaction.atomic(self.using):
             found = self.find(instance_id, lock=True)
-            action.check(found)
+            check(action, found)
             return self.change(
                 action.done,
                 found,
@@ -271,7 +196,7 @@ class Bulk(DurableView):
         self.required_permissions = {"POST": action.permission}  # type: ignore[misc]  # this request's
         self.check_permissions(request)
         chosen = self._chosen(options)
-        able = chosen.filter(status__in=action.statuses)
+        able = chosen.filter(status__in=[status.value for status in action.statuses])
         result: dict[str, Any] = {"action": options["action"], "dry_run": options["dry_run"]}
         if options["dry_run"]:
             return Response(
@@ -309,7 +234,7 @@ class Bulk(DurableView):
         try:
             with transaction.atomic(self.using):
                 found = self.find(instance_id, lock=True)
-                action.check(found)
+                check(action, found)
                 self.change(
                     action.done,
                     found,
@@ -330,6 +255,11 @@ class Bulk(DurableView):
         for instance_id in dict.fromkeys(ids):
             if instance_id not in statuses:
                 unable.append({"instance_id": instance_id, "detail": "There is no such instance."})
-            elif (found := InstanceStatus(statuses[instance_id])) not in action.statuses:
-                unable.append({"instance_id": instance_id, "detail": f"It is {found.name}."})
+            elif (found := OrchestrationStatus(statuses[instance_id])) not in action.statuses:
+                unable.append({"instance_id": instance_id, "detail": f"It is {found}."})
         return unable
+
+
+def check(action: Action, instance: Instance) -> None:
+    """Do nothing if an instance's status allows an action; see `Action.check`."""
+    action.check(instance.instance_id, OrchestrationStatus(instance.status))

@@ -12,11 +12,13 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from durable_django.client import OrchestrationStatus, PurgeInstancesResult
+from durable_django.client.steering import ACTIONS
 from durable_django.models import Instance
 from durable_django.rest_framework import payloads
 from durable_django.rest_framework.filters import PAYLOADS, FilterBackend, InstanceFilter
 from durable_django.rest_framework.pagination import MAX_PAGE_SIZE, SIZE, KeysetPagination, page_size
-from durable_django.rest_framework.problems import ConflictError, invalid
+from durable_django.rest_framework.problems import invalid
 from durable_django.rest_framework.serializers import (
     HistoryEventSerializer,
     InstanceSerializer,
@@ -147,21 +149,18 @@ class InstanceDetail(_InstanceView):
         super().initial(request, *args, **kwargs)
 
     def _purge(self, instance_id: str, reason: str, *, recursive: bool) -> int:
+        action = ACTIONS["purge"]
         with transaction.atomic(self.using):
             found = self.find(instance_id, lock=True)
-            if found.status not in families.TERMINAL:
-                raise ConflictError(
-                    f"Orchestration instance {instance_id!r} has not ended. Terminate it first."
-                )
-            purge = self.client.purge_orchestration
-            count: int = self.change(
-                "purged",
+            action.check(instance_id, OrchestrationStatus(found.status))
+            purged: PurgeInstancesResult = self.change(
+                action.done,
                 found,
                 instance_id,
                 reason,
-                lambda: purge(instance_id, recursive=recursive).deleted_instance_count,
+                lambda: action.act(self.client, instance_id, {"recursive": recursive}),
             )
-        return count
+        return purged.deleted_instance_count
 
 
 class InstanceStatusView(_InstanceView):
