@@ -22,13 +22,13 @@ from durable_django.core.errors import PayloadError, scrub
 from durable_django.core.ids import MAX_ID_LENGTH, MAX_NAME_LENGTH
 from durable_django.models import Entity, Instance
 from durable_django.rest_framework import problems
-from durable_django.rest_framework.audit import leave_trail
 from durable_django.rest_framework.fields import NAME
 from durable_django.rest_framework.parsers import StrictJSONParser
 from durable_django.rest_framework.permissions import permission
 from durable_django.rest_framework.problems import CONTENT_TYPE, TooLargeError, invalid
 from durable_django.rest_framework.scoping import Scope, scope
 from durable_django.store import families
+from durable_django.store.audit import leave_trail
 
 _INSTANCE_ID = OpenApiParameter(
     "instance_id", str, OpenApiParameter.PATH, examples=[OpenApiExample("An order", value="order-42")]
@@ -176,7 +176,7 @@ class DurableView(GenericAPIView[Any]):
         """
         with transaction.atomic(self.using):
             result = checked(change)
-            leave_trail(self.request, type(subject), done, [(subject.pk, name)], reason)
+            leave_trail(self.request.user, type(subject), done, [(subject.pk, name)], reason)
         return result
 
 

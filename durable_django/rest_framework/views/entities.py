@@ -16,7 +16,6 @@ from durable_django.core.errors import scrub
 from durable_django.core.ids import check_name
 from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity
-from durable_django.rest_framework.audit import leave_trail
 from durable_django.rest_framework.fields import ENTITY
 from durable_django.rest_framework.filters import EntityFilter, FilterBackend
 from durable_django.rest_framework.pagination import KeysetPagination
@@ -30,6 +29,7 @@ from durable_django.rest_framework.views.base import (
     responses,
 )
 from durable_django.store import entities
+from durable_django.store.audit import leave_trail
 
 STATE = "payloads"
 _STATE = OpenApiParameter(STATE, bool, description="Whether with the state.")
@@ -115,7 +115,7 @@ class EntityDetail(_EntityView):
             if deleted is False:
                 raise ConflictError(f"Entity {found} is locked by {found.locked_by!r}.")  # type: ignore[attr-defined]
             reason = request.query_params.get("reason", "")
-            leave_trail(request, Entity, "deleted", [(found.pk, str(found))], reason)
+            leave_trail(request.user, Entity, "deleted", [(found.pk, str(found))], reason)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     def _find(self, name: str, key: str) -> Entity:
@@ -162,5 +162,5 @@ class Signal(DurableView):
                     entity_id, operation, options["input"], options.get("signal_at")
                 )
             )
-            leave_trail(request, Entity, f"signalled {operation!r} to", [(None, str(entity_id))], "")
+            leave_trail(request.user, Entity, f"signalled {operation!r} to", [(None, str(entity_id))], "")
         return Response(status=status.HTTP_202_ACCEPTED)

@@ -18,7 +18,6 @@ from durable_django.core.annotations import input_hint
 from durable_django.core.json_schema import json_schema
 from durable_django.core.registry import default_registry
 from durable_django.models import Instance
-from durable_django.rest_framework.audit import leave_trail
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import (
     InstanceSerializer,
@@ -28,6 +27,7 @@ from durable_django.rest_framework.serializers import (
 )
 from durable_django.rest_framework.views.base import DurableView, checked, described, responses
 from durable_django.store import families
+from durable_django.store.audit import leave_trail
 
 WAIT = "wait"
 
@@ -122,7 +122,7 @@ class Start(DurableView):
                 self._check_holder(given["instance_id"])
             started: str = checked(lambda: self.client.schedule_new_orchestration(name, **given))
             key = Instance.objects.using(self.using).values_list("pk", flat=True).get(instance_id=started)
-            leave_trail(self.request, Instance, "started", [(key, started)], "")
+            leave_trail(self.request.user, Instance, "started", [(key, started)], "")
         return started
 
     def _check_holder(self, instance_id: str) -> None:
