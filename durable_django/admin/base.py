@@ -1,0 +1,57 @@
+"""What all pages of the admin have in common: nobody writes these tables by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+
+from durable_django.conf import settings
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+else:  # generic in the stubs alone
+    _ModelAdmin = admin.ModelAdmin
+
+_MOST = 10_000
+
+
+class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Counts up to ten thousand: nobody leafs further, and a full count reads the whole table."""
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are, ten thousand at most."""
+        query: Any = self.object_list
+        return len(query.order_by().values_list("pk", flat=True)[:_MOST])
+
+
+class ReadOnlyAdmin(_ModelAdmin):
+    """Shows rows of the database that ``DATABASE_ALIAS`` names, and lets nobody write them."""
+
+    paginator = UncountedPaginator
+    show_full_result_count = False
+    list_per_page = 50
+    actions_selection_counter = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
+        """Return the rows of the right database."""
+        query: QuerySet[Model] = self.model._default_manager.using(settings.DATABASE_ALIAS)
+        ordering = self.get_ordering(request)
+        return query.order_by(*ordering) if ordering else query
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Tell whether a row may be added: never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether a row may be changed: never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether a row may be deleted: never this way."""
+        return False
