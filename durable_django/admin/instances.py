@@ -11,10 +11,8 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import quote as quote_key
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.lookups import Exact
 from django.http import (
     Http404,
     HttpRequest,
@@ -86,7 +84,8 @@ class InstanceAdmin(ReadOnlyAdmin):
         if not term:
             return queryset, False
         if equals and key:
-            return queryset.filter(Q(instance_id__startswith=term) | _tagged(queryset, key, value)), False
+            has_tag = Q(monitoring.tagged(queryset.db, key, value))
+            return queryset.filter(Q(instance_id__startswith=term) | has_tag), False
         return queryset.filter(instance_id__startswith=term), False
 
     @admin.display(description=gettext_lazy("status"), ordering="status")
@@ -464,9 +463,3 @@ def _row(recorded: monitoring.Recorded) -> dict[str, Any]:
         "type": type(recorded.event).__name__.removesuffix("Event"),
         "details": text if len(text) <= 300 else f"{text[:300]}…",
     }
-
-
-def _tagged(queryset: QuerySet[Any], key: str, value: str) -> Q:
-    if connections[queryset.db].features.supports_json_field_contains:
-        return Q(tags__contains={key: value})
-    return Q(Exact(KeyTextTransform(key, "tags"), value))

@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import json
 import types
 import typing
 import uuid
@@ -43,6 +44,8 @@ _ARRAYS = frozenset(
 )
 _OBJECTS = frozenset({dict, collections.abc.Mapping, collections.abc.MutableMapping})
 _DEEPEST = 12
+_DEEPEST_CLASSES = 3
+"""How deep classes within classes are told: those that hold each other would never end."""
 
 
 def json_schema(hint: Any) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def _schema(hint: Any, within: tuple[Any, ...]) -> dict[str, Any]:
     if origin in _SCALARS:
         return dict(_SCALARS[origin])
     if origin is typing.Literal:
-        return {"enum": list(args)}
+        return _enum([arg.value if isinstance(arg, enum.Enum) else arg for arg in args])
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_schema(arg, within) for arg in args]}
     if origin is tuple and args and args[-1] is not Ellipsis:
@@ -85,10 +88,10 @@ def _class_schema(cls: type, within: tuple[Any, ...]) -> dict[str, Any]:
     own = getattr(cls, "model_json_schema", None)  # pydantic's
     if callable(own):
         return _from_model(own)
-    if cls in within:
+    if cls in within or len(within) > _DEEPEST_CLASSES:
         return {"type": "object", "title": cls.__name__}
     if issubclass(cls, enum.Enum):
-        return {"title": cls.__name__, "enum": [member.value for member in cls]}
+        return {"title": cls.__name__, **_enum([member.value for member in cls])}
     if dataclasses.is_dataclass(cls):
         required = [
             field.name
@@ -111,6 +114,14 @@ def _class_schema(cls: type, within: tuple[Any, ...]) -> dict[str, Any]:
         "properties": {name: _schema(hints.get(name, Any), (*within, cls)) for name in names},
         "required": required,
     }
+
+
+def _enum(values: list[Any]) -> dict[str, Any]:
+    try:
+        json.dumps(values)
+    except (TypeError, ValueError):
+        return {}
+    return {"enum": values}
 
 
 def _from_model(own: Any) -> dict[str, Any]:

@@ -7,10 +7,7 @@ from typing import Any, cast
 
 import django_filters
 from django import forms
-from django.db import connections
-from django.db.models import Q, QuerySet
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.lookups import Exact
+from django.db.models import QuerySet
 from django.http import QueryDict
 from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema_field
@@ -23,7 +20,7 @@ from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import STORABLE, aware_datetime
 from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
 from durable_django.rest_framework.problems import invalid
-from durable_django.store import clock
+from durable_django.store import clock, monitoring
 
 TAG = "tag."
 PAYLOADS = "payloads"
@@ -36,7 +33,7 @@ class _Moment(forms.CharField):
             return None
         try:
             return clock.aware(clock.naive(aware_datetime(value)))  # as the ORM wants it, with USE_TZ or not
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise forms.ValidationError(str(error), code="invalid") from error
 
 
@@ -49,7 +46,21 @@ class MomentFilter(django_filters.Filter):  # type: ignore[misc]  # published wi
 
 @extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1})
 class TextFilter(django_filters.CharFilter):  # type: ignore[misc]
-    """Compares with a text."""
+    """Compares with a text, blanks and all."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, strip=False, **kwargs)
+
+
+@extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1})
+class PrefixFilter(TextFilter):
+    """Compares with the beginning of a text."""
+
+    def filter(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
+        """Keep what begins so."""
+        if not value:
+            return queryset
+        return queryset.filter(monitoring.starting(queryset.db, self.field_name, value))
 
 
 class _Strict(django_filters.FilterSet):  # type: ignore[misc]
@@ -64,6 +75,7 @@ class _Strict(django_filters.FilterSet):  # type: ignore[misc]
         )
         if unknown:
             raise ValidationError({name: ["There is no such filter."] for name in unknown}, code="unknown")
+        _check_texts(data or QueryDict())
         # The form of the browsable API sends what nobody has filled in. Elsewhere, an empty filter that finds
         # everything is a mistake.
         if not _is_browsed(self.request) and (empty := sorted(name for name in data or () if not data[name])):
@@ -83,7 +95,7 @@ class InstanceFilter(_Strict):
         help_text="One of these statuses; may be given several times.",
     )
     name = TextFilter(help_text="The orchestrator's name.")
-    id_prefix = TextFilter("instance_id", lookup_expr="startswith", help_text="How the instance id begins.")
+    id_prefix = PrefixFilter("instance_id", help_text="How the instance id begins.")
     created_after = MomentFilter("created_at", lookup_expr="gte", help_text="Created then or later.")
     created_before = MomentFilter("created_at", lookup_expr="lt", help_text="Created before.")
     completed_after = MomentFilter("completed_at", lookup_expr="gte", help_text="Ended then or later.")
@@ -108,32 +120,27 @@ class InstanceFilter(_Strict):
         """Keep what all filters keep, those of tags among them."""
         queryset = super().filter_queryset(queryset)
         for name, value in self.tags():
-            queryset = queryset.filter(_has_tag(queryset, name, value))
+            queryset = queryset.filter(monitoring.tagged(queryset.db, name, value))
         return queryset
 
     def tags(self) -> Iterable[tuple[str, str]]:
-        """Yield the tags that are asked for.
-
-        Raises:
-            ValidationError: No database holds one.
-        """
+        """Yield the tags that are asked for."""
         for name in self.data or ():
             if self.is_dynamic(name):
-                value = self.data[name]
-                if scrub(name + value) != name + value:
-                    raise invalid(name, "No database holds NUL characters or lone surrogates.")
-                yield name.removeprefix(TAG), value
+                yield name.removeprefix(TAG), self.data[name]
 
 
 class EntityFilter(_Strict):
     """Which entities: all conditions hold."""
 
-    name = django_filters.CharFilter(method="filter_name", help_text="The entity's name.")
-    key_prefix = TextFilter("key", lookup_expr="startswith", help_text="How the key begins.")
+    name = TextFilter(method="filter_name", help_text="The entity's name.")
+    key_prefix = PrefixFilter("key", help_text="How the key begins.")
     modified_after = MomentFilter("last_modified_at", lookup_expr="gte", help_text="Modified then or later.")
     modified_before = MomentFilter("last_modified_at", lookup_expr="lt", help_text="Modified before.")
-    locked = django_filters.BooleanFilter(
-        "lock_instance", lookup_expr="isnull", exclude=True, help_text="Whether an orchestration holds it."
+    locked = django_filters.ChoiceFilter(
+        choices=[("true", "true"), ("false", "false")],
+        method="filter_locked",
+        help_text="Whether an orchestration holds it.",
     )
 
     class Meta:
@@ -143,6 +150,10 @@ class EntityFilter(_Strict):
     def filter_name(self, queryset: QuerySet[Entity], _: str, name: str) -> QuerySet[Entity]:
         """Keep those of a name, in whatever case."""
         return queryset.filter(name=name.lower())
+
+    def filter_locked(self, queryset: QuerySet[Entity], _: str, locked: str) -> QuerySet[Entity]:
+        """Keep those that are held, or those that are not."""
+        return queryset.filter(lock_instance__isnull=locked == "false")
 
 
 class FilterBackend(DjangoFilterBackend):  # type: ignore[misc]
@@ -180,7 +191,10 @@ def _is_browsed(request: Any) -> bool:
     return getattr(getattr(request, "accepted_renderer", None), "format", None) == "api"
 
 
-def _has_tag(queryset: QuerySet[Instance], name: str, value: str) -> Any:
-    if connections[queryset.db].features.supports_json_field_contains:
-        return Q(tags__contains={name: value})  # There may be an index for it.
-    return Exact(KeyTextTransform(name, "tags"), value)
+def _check_texts(data: QueryDict) -> None:
+    """Refuse what no database holds, and values of which only the last would count."""
+    for name, values in data.lists():
+        if any(scrub(text) != text for text in (name, *map(str, values))):
+            raise invalid(name, "No database holds NUL characters or lone surrogates.")
+        if len(values) > 1 and name != "status":
+            raise invalid(name, "Give this filter once.")

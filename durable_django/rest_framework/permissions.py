@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.utils.module_loading import import_string
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -21,10 +23,11 @@ class DurablePermission(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Tell whether the request may be answered."""
-        if not request.user.is_authenticated:
+        user: Any = request.user  # None where UNAUTHENTICATED_USER is
+        if user is None or not user.is_authenticated:
             return False
         codename = required_permission(request, view)
-        return codename is None or request.user.has_perm(f"{APP}.{codename}")
+        return codename is None or user.has_perm(f"{APP}.{codename}")
 
 
 def required_permission(request: Request, view: APIView) -> str | None:

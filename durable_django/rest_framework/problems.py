@@ -20,9 +20,18 @@ from durable_django.client import (
     OrchestrationNotFoundError,
     OrchestrationStateConflictError,
 )
+from durable_django.core.errors import scrub
 
 CONTENT_TYPE = "application/problem+json"
 _WHOLE = "non_field_errors"
+
+
+class LengthRequiredError(APIException):
+    """A body comes in chunks, and nobody would read it."""
+
+    status_code = status.HTTP_411_LENGTH_REQUIRED
+    default_detail = "Send the body with its Content-Length."
+    default_code = "length_required"
 
 
 class ConflictError(APIException):
@@ -72,7 +81,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     set_rollback()
     response.data = details(translated)
     request = context["request"]
-    if getattr(request.accepted_renderer, "media_type", None) != "text/html":
+    # There is none where the request accepts nothing that we have.
+    if getattr(getattr(request, "accepted_renderer", None), "media_type", None) != "text/html":
         request.accepted_renderer, request.accepted_media_type = JSONRenderer(), CONTENT_TYPE
         response.content_type = CONTENT_TYPE
     return response
@@ -89,7 +99,7 @@ def details(error: APIException) -> dict[str, Any]:
         if len(problem["errors"]) == 1:
             problem["detail"] = _sentence(problem["errors"][0])
         return problem
-    problem["detail"] = str(error.detail)
+    problem["detail"] = scrub(str(error.detail))
     codes = error.get_codes()
     if isinstance(error, NoSuchPageError):
         problem["errors"] = error.errors
@@ -126,7 +136,7 @@ def _errors(found: Any, path: str) -> Iterator[dict[str, str]]:
             if is_message or value:
                 yield from _errors(value, path if is_message else f"{path}[{position}]")
     else:
-        yield {"field": path, "detail": str(found), "code": getattr(found, "code", "invalid")}
+        yield {"field": scrub(path), "detail": scrub(str(found)), "code": getattr(found, "code", "invalid")}
 
 
 def _sentence(error: dict[str, str]) -> str:

@@ -381,6 +381,7 @@ class ChangesSerializer(serializers.Serializer[Any]):
 
     instance = InstanceSerializer()
     events = HistoryEventSerializer(many=True)
+    execution_id = serializers.CharField(help_text="The execution that these events belong to.")
     after = serializers.IntegerField(help_text="Ask again from here.")
 
 

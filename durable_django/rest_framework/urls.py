@@ -6,7 +6,9 @@ An instance id or an entity's key may contain slashes. What comes after it decid
 
 from __future__ import annotations
 
-from django.db import transaction
+from typing import Any
+
+from django.db import connections, transaction
 from django.urls import path, re_path
 
 from durable_django.rest_framework.schema import Schema
@@ -19,22 +21,31 @@ from durable_django.rest_framework.views import (
     stream,
 )
 
-app_name = "durable_django_rest"
+app_name = orchestrations.app_name
 
-# It may wait for what it has started: that must be committed first.
-_start = transaction.non_atomic_requests(orchestrations.Start.as_view())
+
+def _outside(view: Any) -> Any:
+    """Keep a view out of the transactions of ``ATOMIC_REQUESTS``, on every database.
+
+    It waits for what is committed, or commits one by one.
+    """
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
 _instance = "instances/<path:instance_id>/"
 
 urlpatterns = [
     path("orchestrations/", orchestrations.OrchestrationList.as_view(), name="orchestrations"),
-    path("orchestrations/<path:name>/", _start, name="start"),
+    path("orchestrations/<path:name>/", _outside(orchestrations.Start.as_view()), name="start"),
     path("instances/", instances.InstanceList.as_view(), name="instances"),
-    path("instances/bulk/", control.Bulk.as_view(), name="bulk"),
+    path("instances/bulk/", _outside(control.Bulk.as_view()), name="bulk"),
     path(f"{_instance}status/", instances.InstanceStatusView.as_view(), name="instance-status"),
     path(f"{_instance}history/", instances.InstanceHistory.as_view(), name="instance-history"),
     path(f"{_instance}pending/", instances.InstancePending.as_view(), name="instance-pending"),
     path(f"{_instance}children/", instances.InstanceChildren.as_view(), name="instance-children"),
-    path(f"{_instance}stream/", stream.InstanceStream.as_view(), name="instance-stream"),
+    path(f"{_instance}stream/", _outside(stream.InstanceStream.as_view()), name="instance-stream"),
     path(f"{_instance}events/<str:event>/", control.RaiseEvent.as_view(), name="instance-event"),
     path(f"{_instance}terminate/", control.Terminate.as_view(), name="instance-terminate"),
     path(f"{_instance}suspend/", control.Suspend.as_view(), name="instance-suspend"),

@@ -22,7 +22,7 @@ def leave_trail(
     It goes to the log and, where Django's admin is installed and the user is known, to its `LogEntry`, in the
     present transaction.
     """
-    who = user if user.is_authenticated else None
+    who = user if user is not None and user.is_authenticated else None
     why = f": {reason}" if reason else ""
     for _, name in subjects:
         logger.info("%s has %s %s%s", who or "Somebody", done, name, why)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, QuerySet
+from django.db import connections
+from django.db.models import BooleanField, Count, Min, Q, QuerySet
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Left
+from django.db.models.lookups import Exact
 
 from durable_django.conf import settings
 from durable_django.core import events
@@ -127,8 +131,12 @@ def history(
     ]
 
 
-def pending(using: str, instance: Instance) -> Pending:
-    """Return what an instance waits for now, the oldest first, up to a thousand of each sort."""
+def pending(using: str, instance: Instance, visible: QuerySet[Instance] | None = None) -> Pending:
+    """Return what an instance waits for now, the oldest first, up to a thousand of each sort.
+
+    Of its children, those among the ``visible`` ones; None is all.
+    """
+    children = Instance.objects.using(using) if visible is None else visible
     if instance.status in families.TERMINAL:
         return Pending([], [], [], [], [])
     return Pending(
@@ -143,8 +151,9 @@ def pending(using: str, instance: Instance) -> Pending:
         list(instance.waiting_for),
         [
             PendingChild(task_id, instance_id, name, InstanceStatus(status))
-            for task_id, instance_id, name, status in Instance.objects.using(using)
-            .filter(parent=instance, parent_execution_id=instance.execution_id)
+            for task_id, instance_id, name, status in children.filter(
+                parent=instance, parent_execution_id=instance.execution_id
+            )
             .exclude(status__in=families.TERMINAL)
             .order_by("pk")
             .values_list("parent_task_id", "instance_id", "name", "status")[:_MOST]
@@ -158,6 +167,25 @@ def pending(using: str, instance: Instance) -> Pending:
             .values_list("task_id", "name", "key", "kind", "operation")[:_MOST]
         ],
     )
+
+
+def tagged(using: str, key: str, value: str) -> Any:
+    """Return the condition that an instance has a tag."""
+    connection = connections[using]
+    if connection.features.supports_json_field_contains:
+        return Q(tags__contains={key: value})  # There may be an index for it.
+    # Django's own lookup would take a key of digits for a place in an array.
+    column = f"{rows.table(Instance, connection.vendor)}.{rows.column(Instance, 'tags', connection.vendor)}"
+    sql = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE key = %s AND value = %s)"
+    return RawSQL(sql, (key, value), output_field=BooleanField())  # noqa: S611 - values are parameters
+
+
+def starting(using: str, field: str, prefix: str) -> Q:
+    """Return the condition that a field begins so, in exactly this case."""
+    condition = Q(**{f"{field}__startswith": prefix})
+    if connections[using].vendor == "sqlite":  # Its LIKE does not tell A from a.
+        condition &= Q(Exact(Left(field, len(prefix)), prefix))
+    return condition
 
 
 def counts(query: QuerySet[Instance]) -> list[tuple[str, InstanceStatus, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework.exceptions import NotFound, ValidationError
@@ -25,8 +25,9 @@ from durable_django.rest_framework import problems
 from durable_django.rest_framework.fields import NAME
 from durable_django.rest_framework.parsers import StrictJSONParser
 from durable_django.rest_framework.permissions import permission
-from durable_django.rest_framework.problems import CONTENT_TYPE, TooLargeError, invalid
+from durable_django.rest_framework.problems import CONTENT_TYPE, LengthRequiredError, TooLargeError, invalid
 from durable_django.rest_framework.scoping import Scope, scope
+from durable_django.rest_framework.serializers import ProblemSerializer, ReasonSerializer
 from durable_django.store import families
 from durable_django.store.audit import leave_trail
 
@@ -82,6 +83,10 @@ class DurableView(GenericAPIView[Any]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Refuse who may not, and query parameters that nobody reads."""
         super().initial(request, *args, **kwargs)
+        if "CONTENT_LENGTH" not in request.META and "chunked" in request.META.get(
+            "HTTP_TRANSFER_ENCODING", ""
+        ):
+            raise LengthRequiredError
         if self.parameters is None:
             return
         unknown = sorted(set(request.query_params) - self.parameters - {"format"})
@@ -114,12 +119,17 @@ class DurableView(GenericAPIView[Any]):
     def instances(self) -> QuerySet[Instance]:
         """Return the instances that the request may see, each with ``parent_instance_id``."""
         visible = self.scope.instances(Instance.objects.using(self.using))
-        return visible.annotate(parent_instance_id=F("parent__instance_id"))
+        return visible.annotate(parent_instance_id=self._name_of("parent_id"))
 
     def entities(self) -> QuerySet[Entity]:
         """Return the entities that the request may see, each with ``locked_by``."""
         visible = self.scope.entities(Entity.objects.using(self.using))
-        return visible.annotate(locked_by=F("lock_instance__instance_id"))
+        return visible.annotate(locked_by=self._name_of("lock_instance_id"))
+
+    def _name_of(self, key: str) -> Subquery:
+        """Return the instance id of another instance, if the request may see that one."""
+        visible = self.scope.instances(Instance.objects.using(self.using))
+        return Subquery(visible.filter(pk=OuterRef(key)).values("instance_id")[:1])
 
     def find(self, instance_id: str, *, lock: bool = False) -> Instance:
         """Return an instance, locked if the transaction is to change it.
@@ -150,6 +160,26 @@ class DurableView(GenericAPIView[Any]):
         serializer = self.get_serializer(data=self.request.data)
         serializer.is_valid(raise_exception=True)
         return {**defaults, **serializer.validated_data}
+
+    def reason(self) -> str:
+        """Return the query parameter that says why.
+
+        Raises:
+            ValidationError: It is too long, or no database holds it.
+        """
+        given = self.request.query_params.get("reason", "")
+        serializer = ReasonSerializer(data={"reason": given})
+        serializer.is_valid(raise_exception=True)
+        return str(serializer.validated_data["reason"])
+
+    def demand(self, codename: str) -> None:
+        """Ask for another permission.
+
+        Raises:
+            PermissionDenied, NotAuthenticated: The request has it not.
+        """
+        self.required_permissions = {self.request.method or "": codename}  # type: ignore[misc]  # this request's
+        self.check_permissions(self.request)
 
     def flag(self, name: str, default: bool) -> bool:
         """Return a query parameter that is true or false.
@@ -188,7 +218,7 @@ def checked(call: Callable[[], Any]) -> Any:
         if error.is_too_large:
             raise TooLargeError(str(error)) from error
         raise ValidationError([str(error)]) from error
-    except (TypeError, ValueError) as error:  # what the client says of an argument
+    except (OverflowError, TypeError, ValueError) as error:  # what the client says of an argument
         raise ValidationError([str(error)]) from error
     except RecursionError as error:
         raise ValidationError(["The payload is too deep."]) from error
@@ -218,7 +248,5 @@ def path_parameter(name: str, pattern: str = NAME) -> OpenApiParameter:
 
 def responses(success: Mapping[Any, Any], *errors: int) -> dict[Any, Any]:
     """Return the responses of an operation, for the schema: errors are problem details."""
-    from durable_django.rest_framework.serializers import ProblemSerializer
-
     common = (400, 401, 403, 406, 429, *errors)
     return {**success, **dict.fromkeys(((code, CONTENT_TYPE) for code in sorted(common)), ProblemSerializer)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample
 from rest_framework import status
+from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -193,8 +195,7 @@ class Bulk(DurableView):
         """
         options = self.body()
         action = ACTIONS[options["action"]]
-        self.required_permissions = {"POST": action.permission}  # type: ignore[misc]  # this request's
-        self.check_permissions(request)
+        self.demand(action.permission)
         chosen = self._chosen(options)
         able = chosen.filter(status__in=[status.value for status in action.statuses])
         result: dict[str, Any] = {"action": options["action"], "dry_run": options["dry_run"]}
@@ -203,7 +204,7 @@ class Bulk(DurableView):
                 {**result, "matched": able.count(), "done": 0, "skipped": [], "is_complete": True}
             )
         skipped = self._unable(chosen, action, options.get("ids", ()))
-        last, tried, refused = self._act(action, able, options)
+        last, tried, refused = self._act(action, able, chosen, options)
         result |= {"matched": tried, "done": tried - len(refused), "skipped": [*skipped, *refused]}
         return Response({**result, "is_complete": not able.filter(pk__gt=last).exists()})
 
@@ -213,7 +214,7 @@ class Bulk(DurableView):
         return filters.from_body(options["filters"], self.instances())
 
     def _act(
-        self, action: Action, able: QuerySet[Instance], options: dict[str, Any]
+        self, action: Action, able: QuerySet[Instance], chosen: QuerySet[Instance], options: dict[str, Any]
     ) -> tuple[int, int, list[dict[str, str]]]:
         """Act page by page; return the last key, how many were tried, and which of these were refused."""
         refused: list[dict[str, str]] = []
@@ -223,26 +224,28 @@ class Bulk(DurableView):
             page = list(able.filter(pk__gt=last).order_by("pk").values_list("pk", "instance_id")[:size])
             for key, instance_id in page:
                 last = key
-                if (refusal := self._act_on(action, instance_id, options)) is not None:
+                if (refusal := self._act_on(action, chosen, key, options)) is not None:
                     refused.append({"instance_id": instance_id, "detail": refusal})
             tried += len(page)
             if len(page) < size:
                 break
         return last, tried, refused
 
-    def _act_on(self, action: Action, instance_id: str, options: dict[str, Any]) -> str | None:
+    def _act_on(
+        self, action: Action, chosen: QuerySet[Instance], key: int, options: dict[str, Any]
+    ) -> str | None:
         try:
             with transaction.atomic(self.using):
-                found = self.find(instance_id, lock=True)
+                families.lock(self.using, [key])
+                # Again, now that it stays as it is.
+                found = chosen.filter(pk=key).first()
+                if found is None:
+                    return "It is gone, or not among these any more."
                 check(action, found)
-                self.change(
-                    action.done,
-                    found,
-                    instance_id,
-                    options["reason"],
-                    lambda: action.act(self.client, instance_id, options),
-                )
-        except (ConflictError, DurableTaskError) as error:
+                name = found.instance_id
+                act = partial(action.act, self.client, name, options)
+                self.change(action.done, found, name, options["reason"], act)
+        except (APIException, DurableTaskError) as error:
             return str(error)
         return None
 

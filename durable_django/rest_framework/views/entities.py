@@ -109,12 +109,14 @@ class EntityDetail(_EntityView):
     )
     def delete(self, request: Request, name: str, key: str) -> Response:
         """Delete an entity's state; operations that wait for it are performed afterwards, on a new one."""
+        reason = self.reason()
         with transaction.atomic(self.using):
             found = self._find(name, key)
             deleted = entities.delete(self.using, (found.name, found.key))
+            if deleted is None:
+                raise NotFound(f"There is no entity {str(found)!r} any more.")
             if deleted is False:
-                raise ConflictError(f"Entity {found} is locked by {found.locked_by!r}.")  # type: ignore[attr-defined]
-            reason = request.query_params.get("reason", "")
+                raise ConflictError(f"Entity {found} is locked by an orchestration.")
             leave_trail(request.user, Entity, "deleted", [(found.pk, str(found))], reason)
         return Response(status=status.HTTP_204_NO_CONTENT)
 

@@ -139,7 +139,7 @@ class InstanceDetail(_InstanceView):
     def delete(self, request: Request, instance_id: str) -> Response:
         """Delete an instance that has ended, with its history."""
         recursive = self.flag("recursive", True)
-        reason = request.query_params.get("reason", "")
+        reason = self.reason()
         return Response({"deleted_instance_count": self._purge(instance_id, reason, recursive=recursive)})
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -207,7 +207,7 @@ class InstanceHistory(DurableView):
     )
     def get(self, request: Request, instance_id: str) -> Response:
         """Return the events of an execution in order, page by page: `after` is the last one's `sequence`."""
-        after, size, execution = number(request, AFTER), page_size(request), _execution(request)
+        after, size, execution = number(request, AFTER), page_size(request), execution_of(request)
         found = self.find(instance_id)
         events = monitoring.history(
             self.using, found.pk, execution or found.execution_id, after=after, limit=size
@@ -224,7 +224,9 @@ class InstancePending(DurableView):
     @described(operation_id="get_instance_pending", responses=responses({200: PendingSerializer}, 404))
     def get(self, request: Request, instance_id: str) -> Response:
         """Return what an instance waits for now: activities, timers, events, children and entities."""
-        return Response(pending_json(monitoring.pending(self.using, self.find(instance_id))))
+        return Response(
+            pending_json(monitoring.pending(self.using, self.find(instance_id), self.instances()))
+        )
 
 
 class InstanceChildren(_InstanceView):
@@ -320,7 +322,12 @@ def _utc(value: Any) -> str | None:
     return None if value is None else payloads.utc(value)
 
 
-def _execution(request: Request) -> str | None:
+def execution_of(request: Request) -> str | None:
+    """Return the query parameter that names an execution.
+
+    Raises:
+        ValidationError: It can name none.
+    """
     given = request.query_params.get(EXECUTION)
     if given is not None and not _EXECUTION_ID.fullmatch(given):
         raise invalid(EXECUTION, "An execution id is up to 32 hexadecimal digits.")

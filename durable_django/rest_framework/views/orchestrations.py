@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db import transaction
@@ -13,11 +14,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durable_django.client import OrchestrationIdReusePolicy, OrchestrationStatus
+from durable_django.client.steering import ACTIONS
 from durable_django.conf import settings
 from durable_django.core.annotations import input_hint
 from durable_django.core.json_schema import json_schema
 from durable_django.core.registry import default_registry
-from durable_django.models import Instance
+from durable_django.models import Instance, InstanceStatus
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import (
     InstanceSerializer,
@@ -30,6 +32,7 @@ from durable_django.store import families
 from durable_django.store.audit import leave_trail
 
 WAIT = "wait"
+app_name = "durable_django_rest"
 
 
 class OrchestrationList(DurableView):
@@ -103,9 +106,10 @@ class Start(DurableView):
             else:
                 serializer = InstanceSerializer(self.find(instance_id), context={"payloads": True})
                 return Response(serializer.data)
+        namespace = request.resolver_match.namespace if request.resolver_match else app_name
         urls = {
             f"{part}_url": request.build_absolute_uri(
-                reverse(f"durable_django_rest:instance{suffix}", args=[instance_id])
+                reverse(f"{namespace}:instance{suffix}", args=[instance_id])
             )
             for part, suffix in (("status", "-status"), ("instance", ""), ("stream", "-stream"))
         }
@@ -119,17 +123,21 @@ class Start(DurableView):
             given["reuse_id_policy"] = OrchestrationIdReusePolicy(OrchestrationStatus[one] for one in policy)
         with transaction.atomic(self.using):
             if policy is not None and "instance_id" in given:
-                self._check_holder(given["instance_id"])
+                self._replace(given["instance_id"], policy)
             started: str = checked(lambda: self.client.schedule_new_orchestration(name, **given))
             key = Instance.objects.using(self.using).values_list("pk", flat=True).get(instance_id=started)
             leave_trail(self.request.user, Instance, "started", [(key, started)], "")
         return started
 
-    def _check_holder(self, instance_id: str) -> None:
-        """Refuse to replace what the request may not see."""
-        holders = families.lock_all(self.using, [instance_id])
-        if holders and not self.instances().filter(instance_id=instance_id).exists():
-            raise ConflictError(f"There is an orchestration instance {instance_id!r} already.")
+    def _replace(self, instance_id: str, policy: Sequence[str]) -> None:
+        """See that the request may end and delete the holder of an id, if the policy is about to."""
+        for holder in families.lock_all(self.using, [instance_id]):
+            if not self.instances().filter(pk=holder.pk).exists():
+                raise ConflictError(f"There is an orchestration instance {instance_id!r} already.")
+            if InstanceStatus(holder.status).name in policy:
+                for action in ("purge",) if holder.status in families.TERMINAL else ("terminate", "purge"):
+                    self.demand(ACTIONS[action].permission)
+                leave_trail(self.request.user, Instance, "purged", [(holder.pk, instance_id)], "replaced")
 
 
 def seconds(request: Request) -> float:

@@ -4,42 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.db import connections
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import NotFound
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durable_django.models import Instance
 from durable_django.rest_framework.serializers import ChangesSerializer, InstanceSerializer
 from durable_django.rest_framework.views.base import DurableView, described, responses
-from durable_django.rest_framework.views.instances import AFTER, SEQUENCE, as_json, number
+from durable_django.rest_framework.views.instances import (
+    AFTER,
+    EXECUTION,
+    SEQUENCE,
+    as_json,
+    execution_of,
+    number,
+)
 from durable_django.rest_framework.views.orchestrations import WAIT, seconds
 from durable_django.store import families, monitoring
 
 _LOOK_SECONDS = 0.25
 _BEAT_SECONDS = 15.0
 _PAGE = 200
+_CONTENT_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_LAST_EVENT = re.compile("([0-9a-f]{1,32}):([0-9]{1,9})")
+
+
+class EventStreamRenderer(BaseRenderer):
+    """Stands for server-sent events where a request asks for nothing else, as browsers' EventSource does."""
+
+    media_type = "text/event-stream"
+    format = "sse"
+    charset = "utf-8"
+
+    def render(self, data: Any, *args: Any, **kwargs: Any) -> bytes:
+        """Return a single answer as one event."""
+        return _frame("changes", data).encode()
 
 
 class InstanceStream(DurableView):
     """What happens to an instance, as it happens."""
 
     required_permissions: ClassVar = {"GET": "view_instance"}
-    parameters = frozenset({AFTER, WAIT})
+    parameters = frozenset({AFTER, EXECUTION, WAIT})
     serializer_class = ChangesSerializer
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        """Return the project's renderers, and that of server-sent events."""
+        return [*super().get_renderers(), EventStreamRenderer()]
 
     @described(
         operation_id="stream_instance",
         parameters=[
             OpenApiParameter(AFTER, SEQUENCE, description="Only what follows."),
+            OpenApiParameter(
+                EXECUTION,
+                {"type": "string", "pattern": "^[0-9a-f]{1,32}$"},
+                description="The execution that `after` belongs to; by default the present one.",
+            ),
             OpenApiParameter(
                 WAIT,
                 {"type": "number", "minimum": 0},
@@ -55,14 +89,21 @@ class InstanceStream(DurableView):
         """Follow an instance: `state` at each change of its state, `history` for each event, then `end`.
 
         Under ASGI these are server-sent events. Under WSGI, or with `wait`, it answers once, as soon as there
-        is something that comes after `after`; ask again from the `after` that it returns.
+        is something that comes after `after`; ask again from the `after` and the `execution_id` that it
+        returns: an instance that starts over begins a new history.
         """
-        after = number(request, AFTER)
-        look = Look(self, instance_id, after)
+        after, execution = number(request, AFTER), execution_of(request)
+        seen = _LAST_EVENT.fullmatch(request.headers.get("Last-Event-ID", ""))
+        if seen is not None:  # A browser that comes back after its connection was lost.
+            execution, after = seen[1], int(seen[2])
+        look = Look(self, instance_id, execution, after)
+        wait = seconds(request)
         first = look.changes()
-        if isinstance(request._request, ASGIRequest) and WAIT not in request.query_params:
-            return _events(look, first)
-        return self._poll(look, first, seconds(request))
+        if not isinstance(request._request, ASGIRequest) or WAIT in request.query_params:
+            return self._poll(look, first, wait)
+        if request.method == "HEAD":
+            return HttpResponse(content_type=_CONTENT_TYPE)
+        return StreamingHttpResponse(_stream(look, first), content_type=_CONTENT_TYPE, headers=_HEADERS)
 
     def _poll(self, look: Look, first: dict[str, Any], wait: float) -> Response:
         until, found = time.monotonic() + wait, first
@@ -75,10 +116,10 @@ class InstanceStream(DurableView):
 class Look:
     """Looks at an instance again and again."""
 
-    def __init__(self, view: InstanceStream, instance_id: str, after: int) -> None:
+    def __init__(self, view: InstanceStream, instance_id: str, execution: str | None, after: int) -> None:
         self._view = view
         self._instance_id = instance_id
-        self._execution: str | None = None
+        self.execution = execution
         self.after = after
         self.has_ended = False
         """Whether nothing will happen any more."""
@@ -90,25 +131,36 @@ class Look:
             NotFound: It is gone, or the request may not see it any more.
         """
         found: Instance = self._view.find(self._instance_id)
-        if self._execution not in (None, found.execution_id):
-            self.after = -1  # It has started over: with a new history.
-        self._execution = found.execution_id
-        events = monitoring.history(
-            self._view.using, found.pk, found.execution_id, after=self.after, limit=_PAGE
-        )
+        if self.execution is None:
+            self.execution = found.execution_id
+        events = self._read(found)
+        if not events and self.execution != found.execution_id:
+            # It has started over, and of the history before nothing is left to tell.
+            self.execution, self.after = found.execution_id, -1
+            events = self._read(found)
         if events:
             self.after = events[-1].sequence
-        self.has_ended = found.status in families.TERMINAL and len(events) < _PAGE
+        is_over = found.status in families.TERMINAL and self.execution == found.execution_id
+        self.has_ended = is_over and len(events) < _PAGE
         return {
             "instance": InstanceSerializer(found, context={"payloads": True}).data,
             "events": [as_json(recorded) for recorded in events],
+            "execution_id": self.execution,
             "after": self.after,
         }
 
+    def changes_and_close(self) -> dict[str, Any]:
+        """Do what `changes` does, and keep no connection until the next look."""
+        try:
+            return self.changes()
+        finally:
+            connection = connections[self._view.using]
+            if not connection.in_atomic_block:
+                connection.close()
 
-def _events(look: Look, first: dict[str, Any]) -> StreamingHttpResponse:
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingHttpResponse(_stream(look, first), content_type="text/event-stream", headers=headers)
+    def _read(self, found: Instance) -> list[monitoring.Recorded]:
+        assert self.execution is not None
+        return monitoring.history(self._view.using, found.pk, self.execution, after=self.after, limit=_PAGE)
 
 
 async def _stream(look: Look, first: dict[str, Any]) -> AsyncIterator[str]:
@@ -116,7 +168,7 @@ async def _stream(look: Look, first: dict[str, Any]) -> AsyncIterator[str]:
     state: dict[str, Any] = {}
     while True:
         for event in found["events"]:
-            yield _frame("history", event, event["sequence"])
+            yield _frame("history", event, f"{found['execution_id']}:{event['sequence']}")
         if found["instance"] != state:
             state = found["instance"]
             yield _frame("state", state)
@@ -129,12 +181,12 @@ async def _stream(look: Look, first: dict[str, Any]) -> AsyncIterator[str]:
             beat_at = time.monotonic() + _BEAT_SECONDS
             yield ": still here\n\n"  # So that a client that has gone is noticed.
         try:
-            found = await sync_to_async(look.changes)()
+            found = await sync_to_async(look.changes_and_close)()
         except NotFound:
             yield _frame("end", {"status": None})
             return
 
 
-def _frame(name: str, data: Any, number_of_event: int | None = None) -> str:
-    identity = "" if number_of_event is None else f"id: {number_of_event}\n"
+def _frame(name: str, data: Any, identity: str | None = None) -> str:
+    identity = "" if identity is None else f"id: {identity}\n"
     return f"{identity}event: {name}\ndata: {json.dumps(data)}\n\n"
