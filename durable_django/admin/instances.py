@@ -169,6 +169,8 @@ class InstanceAdmin(ReadOnlyAdmin):
         after = _number(request.GET.get("after"))
         page = monitoring.history(using, instance.pk, instance.execution_id, after=after, limit=_EVENTS)
         found = timeline.spans(one.event for one in recent)
+        since = clock.from_orm(instance.last_updated_at)
+        found += [timeline.Span("event", name, since) for name in instance.waiting_for if is_live]
         context = {
             **self.admin_site.each_context(request),
             "title": instance.instance_id,
@@ -455,6 +457,9 @@ def _row(recorded: monitoring.Recorded) -> dict[str, Any]:
         for name, value in fields.items()
         if value is not None and name != "timestamp" and not (name == "event_id" and value == -1)
     }
+    for name in ("input", "result", "output", "data"):
+        if name in shown:
+            shown[name] = words.value(shown[name])
     text = json.dumps(shown, ensure_ascii=False)
     return {
         "sequence": recorded.sequence,

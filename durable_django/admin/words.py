@@ -26,6 +26,14 @@ def pretty(text: str | None) -> str | None:
         return text
 
 
+def value(text: str) -> Any:
+    """Return the value of a payload; what is no JSON, as it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def duration(span: timedelta) -> str:
     """Return a length of time, in its two largest units."""
     seconds = span.total_seconds()

@@ -385,6 +385,14 @@ class ChangesSerializer(serializers.Serializer[Any]):
     after = serializers.IntegerField(help_text="Ask again from here.")
 
 
+class StreamEventSerializer(serializers.Serializer[Any]):
+    """A server-sent event; its data is JSON."""
+
+    event = serializers.CharField(help_text="history, state, end; or changes, where it is the only one.")
+    data = serializers.CharField()  # type: ignore[assignment]  # as above
+    id = serializers.CharField(required=False)
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """Problem details, as RFC 9457 has them."""
 

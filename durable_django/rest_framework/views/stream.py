@@ -13,7 +13,6 @@ from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import NotFound
 from rest_framework.renderers import BaseRenderer
@@ -21,7 +20,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durable_django.models import Instance
-from durable_django.rest_framework.serializers import ChangesSerializer, InstanceSerializer
+from durable_django.rest_framework.serializers import (
+    ChangesSerializer,
+    InstanceSerializer,
+    StreamEventSerializer,
+)
 from durable_django.rest_framework.views.base import DurableView, described, responses
 from durable_django.rest_framework.views.instances import (
     AFTER,
@@ -81,7 +84,7 @@ class InstanceStream(DurableView):
             ),
         ],
         responses=responses(
-            {(200, "application/json"): ChangesSerializer, (200, "text/event-stream"): OpenApiTypes.STR},
+            {(200, "application/json"): ChangesSerializer, (200, "text/event-stream"): StreamEventSerializer},
             404,
         ),
     )
