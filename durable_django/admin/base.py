@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 else:  # generic in the stubs alone
     _ModelAdmin = admin.ModelAdmin
 
+APP = "durable_django"
 _MOST = 10_000
 
 
@@ -55,3 +56,8 @@ class ReadOnlyAdmin(_ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether a row may be deleted: never this way."""
         return False
+
+
+def may(request: HttpRequest, permission: str) -> bool:
+    """Tell whether the user has one of the app's permissions."""
+    return bool(request.user.has_perm(f"{APP}.{permission}"))

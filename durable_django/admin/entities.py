@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Count, F, IntegerField, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import ReadOnlyAdmin
+from durable_django.admin.base import APP, ReadOnlyAdmin, may
+from durable_django.admin.forms import ReasonForm, SignalForm
+from durable_django.client import DurableTaskClient, DurableTaskError
+from durable_django.conf import settings
+from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity, EntityOperation
+from durable_django.store import entities
+from durable_django.store.audit import leave_trail
 
 
 @admin.register(Entity)
@@ -25,6 +37,76 @@ class EntityAdmin(ReadOnlyAdmin):
     search_fields = ("=key", "=name")
     ordering = ("-last_modified_at",)
     fields = readonly_fields = ("name", "key", "pretty_state", "locked_by", "backlog", "last_modified_at")
+    change_form_template = "admin/durable_django/entity/detail.html"
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the pages that signal and delete, before Django's own."""
+        wrap: Callable[..., Any] = self.admin_site.admin_view
+        own = [
+            path("<int:key>/signal/", wrap(self.signal_view), name=f"{APP}_entity_signal"),
+            path("<int:key>/clear/", wrap(self.clear_view), name=f"{APP}_entity_clear"),
+        ]
+        return own + super().get_urls()
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """Show one entity, and what may be done to it."""
+        context = {
+            "may_signal": may(request, "signal_entity"),
+            "may_clear": may(request, "delete_entity"),
+            **(extra_context or {}),
+        }
+        response: HttpResponse = super().change_view(request, object_id, form_url, context)
+        return response
+
+    def signal_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
+        """Ask for an operation, and send it."""
+        entity = self._find(request, key, "signal_entity")
+        form = SignalForm(request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            try:
+                _signal(request, entity, form.cleaned_data)
+            except (DurableTaskError, TypeError, ValueError, RecursionError) as error:
+                form.add_error(None, str(error))
+            else:
+                self.message_user(request, _("The operation has been sent."), messages.SUCCESS)
+                return HttpResponseRedirect(reverse(f"admin:{APP}_entity_change", args=[entity.pk]))
+        return self._confirm(request, entity, gettext("Send an operation"), form)
+
+    def clear_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
+        """Ask for confirmation, and delete."""
+        entity = self._find(request, key, "delete_entity")
+        form = ReasonForm(request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            if _clear(request, entity, form.cleaned_data["reason"]):
+                self.message_user(request, _("The entity has been deleted."), messages.SUCCESS)
+                return HttpResponseRedirect(reverse(f"admin:{APP}_entity_changelist"))
+            form.add_error(None, gettext("An orchestration holds it, or it is gone."))
+        return self._confirm(request, entity, gettext("Delete"), form)
+
+    @staticmethod
+    def _find(request: HttpRequest, key: int, permission: str) -> Entity:
+        found = Entity.objects.using(settings.DATABASE_ALIAS).filter(pk=key).first()
+        if not may(request, permission):
+            raise PermissionDenied
+        if found is None:
+            raise Http404
+        return found
+
+    def _confirm(
+        self, request: HttpRequest, entity: Entity, title: str, form: ReasonForm
+    ) -> TemplateResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "subtitle": str(entity),
+            "opts": self.opts,
+            "media": self.media + form.media,
+            "form": form,
+            "entity": entity,
+        }
+        return TemplateResponse(request, "admin/durable_django/entity/confirm.html", context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the entities, each with its holder and how many operations wait for it."""
@@ -60,3 +142,20 @@ class EntityAdmin(ReadOnlyAdmin):
     def pretty_state(self, entity: Entity) -> str | None:
         """Return its state, readable."""
         return words.pretty(entity.state)
+
+
+def _signal(request: HttpRequest, entity: Entity, options: dict[str, Any]) -> None:
+    client = DurableTaskClient()
+    with transaction.atomic(client.using):
+        target = EntityInstanceId(entity.name, entity.key)
+        client.signal_entity(target, options["operation"], options["input"])
+        done = f"signalled {options['operation']!r} to"
+        leave_trail(request.user, Entity, done, [(entity.pk, str(entity))], options["reason"])
+
+
+def _clear(request: HttpRequest, entity: Entity, reason: str) -> bool:
+    with transaction.atomic(settings.DATABASE_ALIAS):
+        deleted = entities.delete(settings.DATABASE_ALIAS, (entity.name, entity.key))
+        if deleted:
+            leave_trail(request.user, Entity, "deleted", [(entity.pk, str(entity))], reason)
+    return bool(deleted)

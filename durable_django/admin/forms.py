@@ -86,6 +86,23 @@ class EventForm(ReasonForm):
             raise forms.ValidationError(str(error)) from error
 
 
+class SignalForm(ReasonForm):
+    """An operation for an entity."""
+
+    operation = forms.CharField(
+        label=_("Operation"), max_length=255, widget=forms.TextInput(attrs={"class": "vTextField"})
+    )
+    input = JSONText(label=_("Input"), required=False, help_text=_("Any JSON, or nothing."))
+    field_order = ("operation", "input", "reason")
+
+    def clean_operation(self) -> str:
+        """Return the operation's name."""
+        try:
+            return check_name("operation", self.cleaned_data["operation"])
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+
+
 class StartForm(ReasonForm):
     """An orchestration to start."""
 

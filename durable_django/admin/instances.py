@@ -28,7 +28,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from durable_django.admin import timeline, words
-from durable_django.admin.base import ReadOnlyAdmin
+from durable_django.admin.base import APP, ReadOnlyAdmin, may
 from durable_django.admin.filters import NameFilter, QueueFilter
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm, StartForm, skeleton
 from durable_django.client import DurableTaskClient, DurableTaskError, OrchestrationStatus
@@ -38,7 +38,6 @@ from durable_django.models import Instance, InstanceStatus
 from durable_django.store import clock, families, monitoring
 from durable_django.store.audit import leave_trail
 
-APP = "durable_django"
 _DRAWN = 2000
 """How many of the latest events the timeline is drawn from."""
 
@@ -354,11 +353,6 @@ class InstanceAdmin(ReadOnlyAdmin):
             copy = Instance.objects.using(DurableTaskClient().using).only("pk").get(instance_id=result)
             return _url("change", copy.pk)
         return _url("change", instance.pk)
-
-
-def may(request: HttpRequest, permission: str) -> bool:
-    """Tell whether the user has one of the app's permissions."""
-    return bool(request.user.has_perm(f"{APP}.{permission}"))
 
 
 # ------------------------------------------------------------------------------------- what is done

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.db import connections
 from django.db.models import BooleanField, Count, Min, Q, QuerySet
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Left
+from django.db.models.functions import Left, TruncHour
 from django.db.models.lookups import Exact
 
 from durable_django.conf import settings
@@ -192,6 +194,41 @@ def counts(query: QuerySet[Instance]) -> list[tuple[str, InstanceStatus, int]]:
     """Return how many instances there are of each name in each status."""
     found = query.order_by("name", "status").values_list("name", "status").annotate(count=Count("pk"))
     return [(name, InstanceStatus(status), count) for name, status, count in found]
+
+
+def live_counts(using: str) -> dict[InstanceStatus, int]:
+    """Return how many instances there are in each status that is no end."""
+    live = [status for status in InstanceStatus if status not in families.TERMINAL]
+    query = Instance.objects.using(using).filter(status__in=live)
+    found = dict(query.order_by("status").values_list("status").annotate(count=Count("pk")))
+    return {status: found.get(status.value, 0) for status in live}
+
+
+def ended_by_hour(using: str, hours: int) -> list[tuple[datetime, int, int]]:
+    """Return when each of the last hours began, how many instances ended in it, and how many failed."""
+    present = clock.now()
+    last = present.replace(minute=0, second=0, microsecond=0)
+    begins = [last - timedelta(hours=number) for number in reversed(range(hours))]
+    totals, failures = Counter[datetime](), Counter[datetime]()
+    query = Instance.objects.using(using).filter(completed_at__gte=clock.aware(begins[0]))
+    hour = TruncHour("completed_at", tzinfo=UTC if django_settings.USE_TZ else None)
+    grouped = query.order_by().values_list(hour, "status").annotate(count=Count("pk"))
+    for began, status, count in grouped:
+        # Without time zones in the database its hours are local ones, some of which begin at half past.
+        begin = clock.from_orm(began).replace(minute=0)
+        totals[begin] += count
+        if status == InstanceStatus.FAILED:
+            failures[begin] += count
+    return [(begin, totals[begin], failures[begin]) for begin in begins]
+
+
+def longest_activities(using: str, limit: int) -> list[tuple[str, str, int, datetime]]:
+    """Return the activities that workers have had for longest: name, instance id, instance, since when."""
+    running = ActivityTask.objects.using(using).filter(lease_token__isnull=False)
+    found = running.order_by("created_at").values_list(
+        "name", "instance__instance_id", "instance_id", "created_at"
+    )
+    return [(name, instance_id, key, clock.from_orm(at)) for name, instance_id, key, at in found[:limit]]
 
 
 def backlogs(using: str) -> Backlogs:

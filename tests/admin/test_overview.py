@@ -1,0 +1,132 @@
+"""The overview on the app's index page, entities and workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from durable_django.admin.overview import HOURS, overview
+from durable_django.models import Entity, EntityOperation, InstanceStatus, Worker
+from durable_django.store import clock
+from tests import factories
+from tests.factories import NOW
+
+pytestmark = pytest.mark.django_db
+
+INDEX = reverse("admin:app_list", args=["durable_django"])
+
+
+def make_worker(name: str, silent: float) -> None:
+    at = clock.aware(clock.now() - timedelta(seconds=silent))
+    Worker.objects.create(identity=name, name=name, host="here", pid=1, started_at=at, last_heartbeat_at=at)
+
+
+def test_it_shows_how_the_service_does(root: Client, django_assert_max_num_queries: Any) -> None:
+    running = factories.make_instance("running")
+    factories.make_instance("late", InstanceStatus.PENDING)
+    factories.make_activity(running, 1, name="slow_one", lease_token=1, visible_at=clock.aware(clock.now()))
+    for number in range(3):
+        at = clock.now() - timedelta(hours=number)
+        factories.make_instance(f"done{number}", InstanceStatus.COMPLETED, completed_at=clock.aware(at))
+    factories.make_instance("failed", InstanceStatus.FAILED, completed_at=clock.aware(clock.now()))
+    factories.make_instance("old", InstanceStatus.FAILED, at=NOW)
+    make_worker("alive", 1)
+    make_worker("dead", 1000)
+
+    with django_assert_max_num_queries(15):
+        shown = root.get(INDEX).content.decode()
+
+    for part in ("slow_one", "running", "alive, seen", "silent for 16 min", "<strong>4</strong> ended"):
+        assert part in shown
+    found = overview()
+    assert (found["ended"], found["failed"], len(found["columns"])) == (4, 1, HOURS)
+    assert found["columns"][-1].failed == 1
+    assert {one["name"]: one["count"] for one in found["counts"]}["running"] == 1
+    assert found["backlogs"][0]["count"] == 1
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_hours_are_those_of_utc(settings: Any, zone: str, use_tz: bool) -> None:
+    settings.USE_TZ, settings.TIME_ZONE = use_tz, zone
+    factories.make_instance("i", InstanceStatus.COMPLETED, completed_at=clock.aware(clock.now()))
+    assert overview()["ended"] == 1
+
+
+def test_it_is_for_those_who_may_see_instances(staff: Callable[..., Client]) -> None:
+    assert "No worker is running" not in staff("view_entity").get(INDEX).content.decode()
+    assert "No worker is running" in staff("view_instance").get(INDEX).content.decode()
+
+
+def test_entities_and_workers_are_listed(root: Client, django_assert_max_num_queries: Any) -> None:
+    holder = factories.make_instance("holder")
+    at = clock.aware(NOW)
+    for number in range(20):
+        Entity.objects.create(
+            name="account",
+            key=str(number),
+            state=json.dumps({"x": number}),
+            lock_instance=holder,
+            last_modified_at=at,
+        )
+    EntityOperation.objects.create(
+        name="account", key="19", kind=1, operation="add", created_at=at, visible_at=at
+    )
+    make_worker("alive", 1)
+    with django_assert_max_num_queries(10):
+        listed = root.get(reverse("admin:durable_django_entity_changelist")).content.decode()
+    assert "holder" in listed
+    page = root.get(
+        reverse("admin:durable_django_entity_change", args=[Entity.objects.get(key="19").pk])
+    ).content.decode()
+    assert "&quot;x&quot;: 19" in page
+    assert "alive" in root.get(reverse("admin:durable_django_worker_changelist")).content.decode()
+
+
+class TestEntities:
+    def make(self, **fields: Any) -> Entity:
+        return Entity.objects.create(
+            name="account", key="<7>", state="1", last_modified_at=clock.aware(NOW), **fields
+        )
+
+    def url(self, page: str, entity: Entity) -> str:
+        return reverse(f"admin:durable_django_entity_{page}", args=[entity.pk])
+
+    def test_an_operation_is_sent(self, root: Client) -> None:
+        entity = self.make()
+        assert self.url("signal", entity) in root.get(self.url("change", entity)).content.decode()
+        assert (
+            b"This is no JSON"
+            in root.post(self.url("signal", entity), {"operation": "add", "input": "{"}).content
+        )
+        body = {"operation": "add", "input": "5", "reason": "by hand"}
+        assert root.post(self.url("signal", entity), body).status_code == 302
+        operation = EntityOperation.objects.get()
+        assert (operation.key, operation.operation, operation.input) == ("<7>", "add", "5")
+        assert "by hand" in LogEntry.objects.get().change_message
+
+    def test_one_that_is_held_is_not_deleted(self, root: Client) -> None:
+        holder = factories.make_instance("holder")
+        entity = self.make(lock_instance=holder)
+        assert b"An orchestration holds it" in root.post(self.url("clear", entity)).content
+        Entity.objects.update(lock_instance=None)
+        assert root.post(self.url("clear", entity), {"reason": "gone"}).status_code == 302
+        assert not Entity.objects.exists()
+        assert "gone" in LogEntry.objects.get().change_message
+
+    def test_each_takes_its_permission(self, staff: Callable[..., Client]) -> None:
+        entity = self.make()
+        onlooker = staff("view_entity")
+        shown = onlooker.get(self.url("change", entity)).content.decode()
+        for page in ("signal", "clear"):
+            assert self.url(page, entity) not in shown
+            assert onlooker.get(self.url(page, entity)).status_code == 403
+            assert onlooker.post(self.url(page, entity)).status_code == 403
+        assert Entity.objects.exists()
