@@ -11,7 +11,9 @@ from typing import Any, Literal
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
+from django.db import connections
 from django.test import AsyncClient
+from django.urls import resolve
 from rest_framework.test import APIClient
 
 from durable_django import task
@@ -110,6 +112,23 @@ class TestReplacing:
         body = {"instance_id": "i", "reuse_id_policy": ["FAILED"]}
         user = as_user("start_orchestration")
         assert user.post("/durable/orchestrations/plain/", body, format="json").status_code == 409
+
+
+def test_the_api_may_lie_within_another_namespace(
+    api: APIClient, registered: Callable[..., None], settings: Any
+) -> None:
+    registered(plain)
+    settings.ROOT_URLCONF = "tests.rest_framework.nested_urls"
+    response = api.post("/api/durable/orchestrations/plain/", {"instance_id": "i"}, format="json")
+    assert response.status_code == 202
+    assert response["Location"].endswith("/api/durable/instances/i/status/")
+    assert api.get(response["Location"]).status_code == 202
+    assert "/api/durable/instances/" in api.get("/api/durable/schema/?format=json").json()["paths"]
+
+
+def test_what_waits_is_outside_the_transactions_of_requests_on_every_database() -> None:
+    for url in ("/durable/orchestrations/plain/", "/durable/instances/bulk/", "/durable/instances/i/stream/"):
+        assert resolve(url).func._non_atomic_requests == set(connections)  # type: ignore[attr-defined]
 
 
 class TestBulk:
