@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from django import forms
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from durable_django.client import DurableTaskError
 from durable_django.conf import settings
 
 if TYPE_CHECKING:
@@ -17,7 +20,11 @@ if TYPE_CHECKING:
 else:  # generic in the stubs alone
     _ModelAdmin = admin.ModelAdmin
 
+T = TypeVar("T")
 APP = "durable_django"
+FAULTS = (DurableTaskError, TypeError, ValueError, RecursionError)
+"""What the client raises at what people have entered, or at what has changed meanwhile."""
+
 _MOST = 10_000
 
 
@@ -61,3 +68,12 @@ class ReadOnlyAdmin(_ModelAdmin):
 def may(request: HttpRequest, permission: str) -> bool:
     """Tell whether the user has one of the app's permissions."""
     return bool(request.user.has_perm(f"{APP}.{permission}"))
+
+
+def tried(form: forms.Form, act: Callable[[], T]) -> T | None:
+    """Do what a valid form asks for, and return what comes of it; a refusal becomes the form's error."""
+    try:
+        return act()
+    except FAULTS as error:
+        form.add_error(None, str(error))
+        return None

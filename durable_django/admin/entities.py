@@ -17,9 +17,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, tried
 from durable_django.admin.forms import ReasonForm, SignalForm
-from durable_django.client import DurableTaskClient, DurableTaskError
+from durable_django.client import DurableTaskClient
 from durable_django.conf import settings
 from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity, EntityOperation
@@ -65,11 +65,8 @@ class EntityAdmin(ReadOnlyAdmin):
         entity = self._find(request, key, "signal_entity")
         form = SignalForm(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
-            try:
-                _signal(request, entity, form.cleaned_data)
-            except (DurableTaskError, TypeError, ValueError, RecursionError) as error:
-                form.add_error(None, str(error))
-            else:
+            tried(form, lambda: _signal(request, entity, form.cleaned_data))
+            if not form.errors:
                 self.message_user(request, _("The operation has been sent."), messages.SUCCESS)
                 return HttpResponseRedirect(reverse(f"admin:{APP}_entity_change", args=[entity.pk]))
         return self._confirm(request, entity, gettext("Send an operation"), form)

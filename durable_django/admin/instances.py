@@ -28,11 +28,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from durable_django.admin import timeline, words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may
+from durable_django.admin.base import APP, FAULTS, ReadOnlyAdmin, may, tried
 from durable_django.admin.filters import NameFilter, QueueFilter
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm, StartForm, skeleton
-from durable_django.client import DurableTaskClient, DurableTaskError, OrchestrationStatus
+from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.client.steering import ACTIONS
+from durable_django.conf import settings
+from durable_django.core.payloads import PAYLOADS, payload
 from durable_django.core.registry import default_registry
 from durable_django.models import Instance, InstanceStatus
 from durable_django.store import clock, families, monitoring
@@ -50,7 +52,6 @@ _LABELS = {
     "restart": gettext_lazy("Restart"),
     "purge": gettext_lazy("Purge"),
 }
-_FAULTS = (DurableTaskError, TypeError, ValueError, RecursionError)
 
 
 @admin.register(Instance)
@@ -158,7 +159,7 @@ class InstanceAdmin(ReadOnlyAdmin):
     ) -> HttpResponse:
         """Show one instance."""
         instance = self._find(request, object_id)
-        using = instance._state.db or "default"
+        using = settings.DATABASE_ALIAS
         now = clock.now()
         is_live = instance.status not in families.TERMINAL
         pending = monitoring.pending(using, instance)
@@ -209,11 +210,8 @@ class InstanceAdmin(ReadOnlyAdmin):
         self._demand(request, ACTIONS[action].permission)
         form = FORMS[action](request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
-            try:
-                result = _act(request, action, instance.instance_id, form.cleaned_data)
-            except _FAULTS as error:
-                form.add_error(None, str(error))
-            else:
+            result = tried(form, lambda: _act(request, action, instance.instance_id, form.cleaned_data))
+            if not form.errors:
                 self.message_user(request, _done(action, 1), messages.SUCCESS)
                 return HttpResponseRedirect(self._after(action, instance, result))
         return self._confirm(request, instance, str(_LABELS[action]), form)
@@ -225,11 +223,8 @@ class InstanceAdmin(ReadOnlyAdmin):
         waited_for = next(iter(instance.waiting_for), "")
         form = EventForm(request.POST if request.method == "POST" else None, initial={"name": waited_for})
         if request.method == "POST" and form.is_valid():
-            try:
-                _raise_event(request, instance, form.cleaned_data)
-            except _FAULTS as error:
-                form.add_error(None, str(error))
-            else:
+            tried(form, lambda: _raise_event(request, instance, form.cleaned_data))
+            if not form.errors:
                 self.message_user(request, _("The event has been sent."), messages.SUCCESS)
                 return HttpResponseRedirect(_url("change", instance.pk))
         return self._confirm(request, instance, _("Send an event"), form)
@@ -256,11 +251,8 @@ class InstanceAdmin(ReadOnlyAdmin):
             request.POST if request.method == "POST" else None, initial={"input": skeleton(name)}
         )
         if request.method == "POST" and form.is_valid():
-            try:
-                key = _start(request, name, form.cleaned_data)
-            except _FAULTS as error:
-                form.add_error(None, str(error))
-            else:
+            key = tried(form, lambda: _start(request, name, form.cleaned_data))
+            if key is not None:
                 self.message_user(request, _("The orchestration has been started."), messages.SUCCESS)
                 return HttpResponseRedirect(_url("change", key))
         return self._confirm(request, None, _("Start %(name)s") % {"name": name}, form)
@@ -268,7 +260,7 @@ class InstanceAdmin(ReadOnlyAdmin):
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """Give the history as JSON."""
         instance = self._find(request, object_id)
-        using = instance._state.db or "default"
+        using = settings.DATABASE_ALIAS
         events = monitoring.history(using, instance.pk, instance.execution_id)
         found = [
             {
@@ -297,7 +289,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         key = unquote(object_id)
-        query = Instance.objects.using(DurableTaskClient().using).select_related("parent")
+        query = Instance.objects.using(settings.DATABASE_ALIAS).select_related("parent")
         found = (
             query.filter(pk=int(key)).first() if key.isascii() and key.isdigit() and len(key) < 19 else None
         )
@@ -350,7 +342,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         if action == "purge":
             return reverse(f"admin:{APP}_instance_changelist")
         if action == "restart" and result != instance.instance_id:
-            copy = Instance.objects.using(DurableTaskClient().using).only("pk").get(instance_id=result)
+            copy = Instance.objects.using(settings.DATABASE_ALIAS).only("pk").get(instance_id=result)
             return _url("change", copy.pk)
         return _url("change", instance.pk)
 
@@ -413,7 +405,7 @@ def _act_on_selected(
     for instance in chosen:
         try:
             _act(request, name, instance.instance_id, form.cleaned_data)
-        except _FAULTS as error:
+        except FAULTS as error:
             modeladmin.message_user(request, str(error), messages.WARNING)
         else:
             done += 1
@@ -451,9 +443,8 @@ def _row(recorded: monitoring.Recorded) -> dict[str, Any]:
         for name, value in fields.items()
         if value is not None and name != "timestamp" and not (name == "event_id" and value == -1)
     }
-    for name in ("input", "result", "output", "data"):
-        if name in shown:
-            shown[name] = words.value(shown[name])
+    for name in PAYLOADS & shown.keys():
+        shown[name] = payload(shown[name])
     text = json.dumps(shown, ensure_ascii=False)
     return {
         "sequence": recorded.sequence,

@@ -10,6 +10,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from durable_django.core.payloads import payload
 from durable_django.store.monitoring import Pending
 
 LONGEST = 4000
@@ -20,18 +21,10 @@ def pretty(text: str | None) -> str | None:
     """Return a payload with its structure made visible; what is no JSON, as it is."""
     if text is None:
         return None
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text
-
-
-def value(text: str) -> Any:
-    """Return the value of a payload; what is no JSON, as it is."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    found = payload(text)
+    return (
+        text if isinstance(found, str) and found == text else json.dumps(found, indent=2, ensure_ascii=False)
+    )
 
 
 def duration(span: timedelta) -> str:

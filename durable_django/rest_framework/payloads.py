@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from datetime import datetime
 from typing import Any
 
 from durable_django.core.events import HistoryEvent
+from durable_django.core.payloads import PAYLOADS, payload
 from durable_django.store import clock
-
-_PAYLOADS = frozenset({"input", "result", "output", "data"})
-
-
-def payload(text: str | None) -> Any:
-    """Return the value of a stored payload; the text itself where a converter has written no JSON."""
-    if text is None:
-        return None
-    try:
-        value = json.loads(text, parse_constant=str, parse_float=_finite)
-        if "\\u" in text:  # Half of a pair, escaped, is no text that can be sent.
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return text
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
 
 
 def moment(value: datetime | None) -> str | None:
@@ -58,5 +35,5 @@ def event(sequence: int, turn: int, happened: HistoryEvent) -> dict[str, Any]:
         if isinstance(getattr(happened, name), datetime):
             found[name] = utc(getattr(happened, name))
         else:
-            found[name] = payload(value) if name in _PAYLOADS else value
+            found[name] = payload(value) if name in PAYLOADS else value
     return found

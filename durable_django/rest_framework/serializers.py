@@ -9,6 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from durable_django.client import steering
+from durable_django.core.payloads import payload
 from durable_django.core.registry import MAX_PRIORITY
 from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import (
@@ -22,7 +23,7 @@ from durable_django.rest_framework.fields import (
     TagsField,
     TextField,
 )
-from durable_django.rest_framework.payloads import moment, payload
+from durable_django.rest_framework.payloads import moment
 
 STATUSES = [status.name for status in InstanceStatus]
 HEALTH = ("ok", "unavailable")

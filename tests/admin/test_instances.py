@@ -148,6 +148,11 @@ class TestThePage:
         assert response["X-Content-Type-Options"] == "nosniff"
         assert text(response).endswith('alert(1)>"')
 
+    @pytest.mark.parametrize("stored", ['"\\ud800"', "1e999", "NaN", "no json"])
+    def test_whatever_a_converter_has_stored_is_shown(self, root: Client, stored: str) -> None:
+        instance = factories.make_instance("i", input=stored, output=stored)
+        assert stored.strip('"') in text(root.get(page(instance)))
+
     def test_a_long_history_is_shown_page_by_page(
         self, root: Client, django_assert_max_num_queries: Any
     ) -> None:

@@ -151,7 +151,7 @@ class DurableView(GenericAPIView[Any]):
             families.lock(self.using, list(query.values_list("pk", flat=True)))
         return query.first()
 
-    def body(self, **defaults: Any) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         """Return the validated body.
 
         Raises:
@@ -159,7 +159,7 @@ class DurableView(GenericAPIView[Any]):
         """
         serializer = self.get_serializer(data=self.request.data)
         serializer.is_valid(raise_exception=True)
-        return {**defaults, **serializer.validated_data}
+        return dict(serializer.validated_data)
 
     def reason(self) -> str:
         """Return the query parameter that says why.

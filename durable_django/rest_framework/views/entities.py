@@ -17,7 +17,7 @@ from durable_django.core.ids import check_name
 from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity
 from durable_django.rest_framework.fields import ENTITY
-from durable_django.rest_framework.filters import EntityFilter, FilterBackend
+from durable_django.rest_framework.filters import PAYLOADS, EntityFilter, FilterBackend
 from durable_django.rest_framework.pagination import KeysetPagination
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import EntitySerializer, SignalSerializer
@@ -31,8 +31,7 @@ from durable_django.rest_framework.views.base import (
 from durable_django.store import entities
 from durable_django.store.audit import leave_trail
 
-STATE = "payloads"
-_STATE = OpenApiParameter(STATE, bool, description="Whether with the state.")
+_STATE = OpenApiParameter(PAYLOADS, bool, description="Whether with the state.")
 _EXAMPLE = {
     "name": "account",
     "key": "7",
@@ -53,7 +52,7 @@ class _EntityView(DurableView):
     @property
     def wants_state(self) -> bool:
         """Whether the state is wanted."""
-        return self.flag(STATE, self.state_by_default)
+        return self.flag(PAYLOADS, self.state_by_default)
 
 
 class EntityList(_EntityView):
@@ -89,7 +88,7 @@ class EntityDetail(_EntityView):
     """One entity."""
 
     required_permissions: ClassVar = {"GET": "view_entity", "DELETE": "delete_entity"}
-    parameters = frozenset({STATE, "reason"})
+    parameters = frozenset({PAYLOADS, "reason"})
     state_by_default = True
 
     @described(
