@@ -45,7 +45,7 @@ class MomentFilter(django_filters.Filter):  # type: ignore[misc]  # published wi
 
 
 @extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1})
-class TextFilter(django_filters.CharFilter):  # type: ignore[misc]
+class TextFilter(django_filters.CharFilter):  # type: ignore[misc]  # as above
     """Compares with a text, blanks and all."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class PrefixFilter(TextFilter):
         return queryset.filter(monitoring.starting(queryset.db, self.field_name, value))
 
 
-class _Strict(django_filters.FilterSet):  # type: ignore[misc]
+class _Strict(django_filters.FilterSet):  # type: ignore[misc]  # as above
     """Filters, every one of which is known."""
 
     def __init__(self, data: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -156,7 +156,7 @@ class EntityFilter(_Strict):
         return queryset.filter(lock_instance__isnull=locked == "false")
 
 
-class FilterBackend(DjangoFilterBackend):  # type: ignore[misc]
+class FilterBackend(DjangoFilterBackend):  # type: ignore[misc]  # as above
     """Filters a list by its view's ``filterset_class``."""
 
     def get_filterset_kwargs(self, request: Request, queryset: QuerySet[Any], view: APIView) -> Any:

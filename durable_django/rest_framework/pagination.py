@@ -45,7 +45,7 @@ class KeysetPagination(BasePagination):
     The view names the fields in ``orderings``, the first one being the default; a hyphen reverses the order.
     """
 
-    def paginate_queryset(  # type: ignore[override]
+    def paginate_queryset(  # type: ignore[override]  # the stubs allow lists, DRF gives the view's query
         self, queryset: QuerySet[Any], request: Request, view: APIView | None = None
     ) -> list[Any]:
         """Return one page.

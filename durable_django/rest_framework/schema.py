@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class StrictSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+class StrictSchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]  # its registry's
     """Says that what a strict serializer does not know is refused."""
 
     target_class = "durable_django.rest_framework.fields.StrictSerializer"
@@ -56,7 +56,7 @@ class Schema(SpectacularAPIView):
         """Return the schema; `?format=json` for JSON. Its paths begin where the project has put them."""
         root = request.path.removesuffix("schema/").removeprefix("/")
         self.patterns = [path(root, include("durable_django.rest_framework.urls"))]
-        response: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
+        response: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]  # no types
         return response
 
     def get_exception_handler(self) -> Callable[..., Response | None]:

@@ -233,7 +233,7 @@ def described(**description: Any) -> Callable[[Callable[..., Any]], Callable[...
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         if "instance_id" in inspect.signature(method).parameters:
             description["parameters"] = [_INSTANCE_ID, *description.get("parameters", ())]
-        method.kwargs = {"schema": AutoSchema}  # type: ignore[attr-defined]
+        method.kwargs = {"schema": AutoSchema}  # type: ignore[attr-defined]  # spectacular's
         decorated: Callable[..., Any] = extend_schema(**description)(method)
         return decorated
 

@@ -145,7 +145,7 @@ class InstanceDetail(_InstanceView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Take the parameters of the method."""
         if request.method == "DELETE":
-            self.parameters = frozenset({"recursive", "reason"})  # type: ignore[misc]
+            self.parameters = frozenset({"recursive", "reason"})  # type: ignore[misc]  # this request's
         super().initial(request, *args, **kwargs)
 
     def _purge(self, instance_id: str, reason: str, *, recursive: bool) -> int:
