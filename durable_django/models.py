@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -76,6 +78,20 @@ class Instance(models.Model):
     )
     parent_task_id = models.IntegerField(_("parent's task id"), null=True, blank=True)
 
+    # A row of a project's own, such as an order. No constraint here either: a start locks no content type.
+    subject_type = models.ForeignKey(
+        ContentType,
+        models.SET_NULL,
+        verbose_name=_("subject's type"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    subject_id = models.CharField(_("subject's key"), max_length=NAME_LENGTH, null=True, blank=True)
+    subject = GenericForeignKey("subject_type", "subject_id")
+
     start_at = models.DateTimeField(_("start at"))
     created_at = models.DateTimeField(_("created at"))
     last_updated_at = models.DateTimeField(_("last updated at"))
@@ -109,6 +125,11 @@ class Instance(models.Model):
                 fields=["version", "created_at"],
                 name="durable_instance_version",
                 condition=models.Q(version__isnull=False),
+            ),
+            models.Index(
+                fields=["subject_id", "subject_type", "created_at"],
+                name="durable_instance_subject",
+                condition=models.Q(subject_id__isnull=False),
             ),
         ]
         permissions: ClassVar = [

@@ -9,6 +9,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from django.db.models import Model
+
 from durable_django.client.checks import check_priority, check_tags, check_time, check_version
 from durable_django.conf import settings
 from durable_django.core.errors import OrchestrationAlreadyExistsError
@@ -22,6 +24,7 @@ from durable_django.core.registry import (
 from durable_django.core.serialization import PayloadCodec
 from durable_django.store import clock
 from durable_django.store.instances import NewInstance
+from durable_django.store.subjects import Subject, subject_of
 
 Orchestrator = Callable[..., Any]
 
@@ -37,6 +40,7 @@ class Start:
     priority: int
     tags: dict[str, str] | None
     start_at: datetime
+    subject: Subject | None
 
     @classmethod
     def checked(
@@ -49,6 +53,8 @@ class Start:
         priority: int | None,
         tags: Mapping[str, str] | None,
         start_at: datetime | None,
+        subject: Model | None,
+        using: str,
     ) -> Start:
         """Check what a caller has given, and fill in the orchestrator's own options and the settings'.
 
@@ -69,6 +75,7 @@ class Start:
             priority=options.priority if priority is None else check_priority(priority),
             tags=check_tags(tags, codec),
             start_at=check_time("start_at", start_at) or clock.now(),
+            subject=None if subject is None else subject_of(using, subject),
         )
 
     def one(self, input: Any, instance_id: str | None) -> NewInstance:
@@ -108,6 +115,7 @@ class Start:
             priority=self.priority,
             input=self.codec.dumps(input, what),
             tags=self.tags,
+            subject=self.subject,
             start_at=self.start_at,
         )
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from django.db import connections
+from django.db.models import Model
 
 from durable_django import conf
 from durable_django.client.checks import check_count, check_time, check_version
@@ -42,6 +43,7 @@ from durable_django.store import (
 )
 from durable_django.store.entity_queries import EntityRow
 from durable_django.store.queries import StateRow
+from durable_django.store.subjects import subject_of
 
 _STARTED_STATUSES = frozenset(OrchestrationStatus) - {OrchestrationStatus.PENDING}
 
@@ -96,12 +98,14 @@ class DurableTaskClient:
         version: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        subject: Model | None = None,
     ) -> str:
         """Start an orchestration, by function or by name, and return its instance id.
 
         An id that is not given is 32 random hexadecimal digits. Nothing runs before ``start_at`` (naive is
         UTC). Unless given, ``version`` is the client's default, ``queue`` and ``priority`` are the
-        orchestrator's own.
+        orchestrator's own. ``subject`` is the saved object that it is about, such as an order: the admin shows
+        it with the object, and lists find it by the object.
 
         Raises:
             OrchestrationAlreadyExistsError: The id is taken, and ``reuse_id_policy`` does not list the status
@@ -118,6 +122,8 @@ class DurableTaskClient:
             priority=priority,
             tags=tags,
             start_at=start_at,
+            subject=subject,
+            using=self.using,
         )
         new = start.one(input, instance_id)
         starts.start(self.using, new, _replaceable(reuse_id_policy))
@@ -135,6 +141,7 @@ class DurableTaskClient:
         version: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        subject: Model | None = None,
     ) -> list[str]:
         """Start an orchestration for each of ``inputs``, and return their instance ids in the same order.
 
@@ -158,6 +165,8 @@ class DurableTaskClient:
             priority=priority,
             tags=tags,
             start_at=start_at,
+            subject=subject,
+            using=self.using,
         )
         new = start.many(inputs, instance_ids)
         if new:
@@ -183,6 +192,7 @@ class DurableTaskClient:
             created_from=check_time("created_time_from", query.created_time_from),
             created_to=check_time("created_time_to", query.created_time_to),
             statuses=query.runtime_status or None,
+            subject=None if query.subject is None else subject_of(self.using, query.subject),
             payloads=query.fetch_inputs_and_outputs,
             page_size=check_count("max_instance_count", query.max_instance_count, DEFAULT_STATES_PAGE_SIZE),
         )

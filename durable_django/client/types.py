@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
+from django.db.models import Model
+
 from durable_django.core.errors import FailureDetails, OrchestrationFailedError
 from durable_django.core.serialization import DEFAULT_DATA_CONVERTER, DataConverter
 from durable_django.core.status import OrchestrationStatus
@@ -79,6 +81,7 @@ class OrchestrationQuery:
 
     Naive times are UTC. ``runtime_status`` None or empty is any. ``max_instance_count`` is how many are read
     at a time, not how many are returned. Inputs and outputs stay None without ``fetch_inputs_and_outputs``.
+    ``subject`` is the object that they were started with, such as an order; None is any, or none.
     """
 
     created_time_from: datetime | None = None
@@ -86,6 +89,7 @@ class OrchestrationQuery:
     runtime_status: list[OrchestrationStatus] | None = None
     max_instance_count: int | None = None
     fetch_inputs_and_outputs: bool = False
+    subject: Model | None = None
 
 
 @dataclass

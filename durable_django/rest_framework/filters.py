@@ -15,12 +15,13 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from durable_django.conf import settings
 from durable_django.core.errors import scrub
 from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import STORABLE, aware_datetime
 from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
 from durable_django.rest_framework.problems import invalid
-from durable_django.store import clock, monitoring
+from durable_django.store import clock, monitoring, subjects
 
 TAG = "tag."
 PAYLOADS = "payloads"
@@ -63,6 +64,27 @@ class PrefixFilter(TextFilter):
         return queryset.filter(monitoring.starting(queryset.db, self.field_name, value))
 
 
+class _Reference(forms.CharField):
+    def clean(self, value: Any) -> Any:
+        if not value:
+            return None
+        try:
+            return subjects.about(settings.DATABASE_ALIAS, value)
+        except ValueError as error:
+            raise forms.ValidationError(str(error), code="invalid") from error
+
+
+@extend_schema_field({"type": "string", "pattern": r"^[^.:\x00]+\.[^.:\x00]+:[^\x00]+$"})
+class SubjectFilter(django_filters.Filter):  # type: ignore[misc]  # as above
+    """Compares with the object that instances are about."""
+
+    field_class = _Reference
+
+    def filter(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
+        """Keep what is about it."""
+        return queryset.filter(value) if value else queryset
+
+
 class _Strict(django_filters.FilterSet):  # type: ignore[misc]  # as above
     """Filters, every one of which is known."""
 
@@ -101,6 +123,7 @@ class InstanceFilter(_Strict):
     completed_after = MomentFilter("completed_at", lookup_expr="gte", help_text="Ended then or later.")
     completed_before = MomentFilter("completed_at", lookup_expr="lt", help_text="Ended before.")
     parent = TextFilter("parent__instance_id", help_text="The instance id of the parent.")
+    subject = SubjectFilter(help_text="The object that they are about, as app_label.model:primary key.")
     queue = TextFilter(help_text="The queue.")
     version = TextFilter(help_text="The orchestration's version.")
 

@@ -24,6 +24,7 @@ from durable_django.rest_framework.fields import (
     TextField,
 )
 from durable_django.rest_framework.payloads import moment
+from durable_django.store import subjects
 
 STATUSES = [status.name for status in InstanceStatus]
 HEALTH = ("ok", "unavailable")
@@ -171,6 +172,9 @@ class InstanceSerializer(serializers.Serializer[Instance]):
     waiting_for = serializers.ListField(child=serializers.CharField())
     tags = StoredTagsField()
     parent = serializers.CharField(allow_null=True)  # type: ignore[assignment]  # as above
+    subject = serializers.CharField(
+        allow_null=True, help_text="The object that it is about, as app_label.model:primary key."
+    )
     failure = FailureSerializer(allow_null=True)
     created_at = serializers.DateTimeField()
     start_at = serializers.DateTimeField()
@@ -193,6 +197,7 @@ class InstanceSerializer(serializers.Serializer[Instance]):
             "waiting_for": instance.waiting_for,
             "tags": instance.tags or {},
             "parent": instance.parent_instance_id,
+            "subject": subjects.text_of(instance._state.db, instance),
             "failure": None if instance.failure is None else json.loads(instance.failure),
             "created_at": moment(instance.created_at),
             "start_at": moment(instance.start_at),

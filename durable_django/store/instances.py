@@ -18,6 +18,7 @@ from django.db.models import F
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import clock, rows, wakeup
 from durable_django.store.claims import NOTHING
+from durable_django.store.subjects import Subject
 
 BATCH_ROWS = 500
 """The most instances in one statement: SQLite and server-side parameters have their limits."""
@@ -39,6 +40,8 @@ _FIELDS = (
     "parent",
     "parent_execution_id",
     "parent_task_id",
+    "subject_type",
+    "subject_id",
     "start_at",
     "created_at",
     "last_updated_at",
@@ -64,6 +67,7 @@ class NewInstance:
     parent: int | None = None
     parent_execution_id: str | None = None
     parent_task_id: int | None = None
+    subject: Subject | None = None
 
 
 def add(cursor: CursorWrapper, new: Sequence[NewInstance], now: datetime) -> dict[str, int]:
@@ -218,6 +222,8 @@ def _values(using: str, new: NewInstance, now: datetime) -> tuple[Any, ...]:
         new.parent,
         new.parent_execution_id,
         new.parent_task_id,
+        None if new.subject is None else new.subject.type,
+        None if new.subject is None else new.subject.id,
         clock.to_database(using, new.start_at),
         present,
         present,

@@ -22,6 +22,7 @@ from durable_django.core.status import TERMINAL_STATUSES, OrchestrationStatus
 from durable_django.models import Instance
 from durable_django.store import clock, families, rows
 from durable_django.store.rows import any_of, column, columns, table
+from durable_django.store.subjects import Subject
 
 DEFAULT_PAGE_SIZE = 100
 
@@ -79,6 +80,7 @@ def states(
     created_from: datetime | None = None,
     created_to: datetime | None = None,
     statuses: Sequence[OrchestrationStatus] | None = None,
+    subject: Subject | None = None,
     payloads: bool = False,
     page_size: int = DEFAULT_PAGE_SIZE,
 ) -> Iterator[StateRow]:
@@ -86,6 +88,8 @@ def states(
     query = _between(_instances(using), "created_at", created_from, created_to)
     if statuses is not None:
         query = query.filter(status__in=[status.value for status in statuses])
+    if subject is not None:
+        query = query.filter(subject.condition)
     fields = (*_FIELDS, *(_PAYLOADS if payloads else ()))
     for row in _pages(query, "created_at", fields, page_size):
         yield _state(row)
