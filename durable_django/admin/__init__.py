@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from durable_django.admin.entities import EntityAdmin
 from durable_django.admin.instances import InstanceAdmin
+from durable_django.admin.subjects import DurableInstancesInline
 from durable_django.admin.workers import WorkerAdmin
 
-__all__ = ["EntityAdmin", "InstanceAdmin", "WorkerAdmin"]
+__all__ = ["DurableInstancesInline", "EntityAdmin", "InstanceAdmin", "WorkerAdmin"]

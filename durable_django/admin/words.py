@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from durable_django.core.payloads import payload
+from durable_django.models import Instance, InstanceStatus
 from durable_django.store.monitoring import Pending
 
 LONGEST = 4000
@@ -25,6 +27,12 @@ def pretty(text: str | None) -> str | None:
     return (
         text if isinstance(found, str) and found == text else json.dumps(found, indent=2, ensure_ascii=False)
     )
+
+
+def badge(instance: Instance) -> str:
+    """Return the status of an instance, coloured."""
+    status = InstanceStatus(instance.status)
+    return format_html('<span class="durable-badge durable-{}">{}</span>', status.name.lower(), status.label)
 
 
 def duration(span: timedelta) -> str:

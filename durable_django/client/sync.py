@@ -104,8 +104,8 @@ class DurableTaskClient:
 
         An id that is not given is 32 random hexadecimal digits. Nothing runs before ``start_at`` (naive is
         UTC). Unless given, ``version`` is the client's default, ``queue`` and ``priority`` are the
-        orchestrator's own. ``subject`` is the saved object that it is about, such as an order: the admin shows
-        it with the object, and lists find it by the object.
+        orchestrator's own. ``subject`` is the saved object that it is about, such as an order: the admin
+        shows it with the object, and lists find it by the object.
 
         Raises:
             OrchestrationAlreadyExistsError: The id is taken, and ``reuse_id_policy`` does not list the status

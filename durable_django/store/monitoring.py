@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings as django_settings
 from django.db import connections
-from django.db.models import BooleanField, Count, Min, Q, QuerySet
+from django.db.models import BooleanField, Count, F, Min, Q, QuerySet, TextField, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Left, TruncHour
 from django.db.models.lookups import Exact
@@ -120,13 +120,30 @@ class Backlogs:
 
 
 def history(
-    using: str, instance: int, execution_id: str, *, after: int = -1, limit: int | None = None
+    using: str,
+    instance: int,
+    execution_id: str,
+    *,
+    after: int = -1,
+    limit: int | None = None,
+    classes: Collection[type[HistoryEvent]] | None = None,
+    task_id: int | None = None,
+    longest: int | None = None,
 ) -> list[Recorded]:
-    """Return the events of one execution that come after a sequence number, ``limit`` at most."""
+    """Return the events of one execution that come after a sequence number, ``limit`` at most.
+
+    Of these ``classes`` and this task alone, if they are given; of each payload, the first ``longest``
+    characters.
+    """
     query = HistoryRow.objects.using(using).filter(
         instance_id=instance, execution_id=execution_id, sequence__gt=after
     )
-    fields = ("sequence", "turn", "timestamp", "kind", "task_id", "name", "data", "attributes")
+    if classes is not None:
+        query = query.filter(kind__in=[rows.kind_of(cls) for cls in classes])
+    if task_id is not None:
+        query = query.filter(task_id=task_id)
+    data = F("data") if longest is None else Left("data", longest) if longest else Value(None, TextField())
+    fields = ("sequence", "turn", "timestamp", "kind", "task_id", "name", data, "attributes")
     return [
         Recorded(sequence, turn, rows.event_from_columns(clock.from_orm(timestamp), *columns))
         for sequence, turn, timestamp, *columns in query.order_by("sequence").values_list(*fields)[:limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import template
+from django.urls import reverse
 
 register = template.Library()
 
@@ -15,3 +16,14 @@ def durable_overview() -> dict[str, Any]:
     from durable_django.admin.overview import overview
 
     return overview()
+
+
+@register.simple_tag
+def durable_instances(inline_formset: Any) -> dict[str, Any]:
+    """Return what an inline of instances shows, and where all are if that are not all."""
+    inline, target = inline_formset.opts, inline_formset.formset.instance
+    rows = inline.rows(target)
+    all_url = None
+    if len(rows) > inline.most:
+        all_url = f"{reverse('admin:durable_django_instance_changelist')}?{inline.list_query(target)}"
+    return {"rows": rows[: inline.most], "all_url": all_url}
