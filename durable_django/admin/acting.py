@@ -18,6 +18,7 @@ from durable_django.admin.base import FAULTS, ReadOnlyAdmin, may
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm
 from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.client.steering import ACTIONS
+from durable_django.core.errors import OrchestrationStateConflictError
 from durable_django.core.status import TERMINAL_STATUSES
 from durable_django.models import Instance
 from durable_django.store import families
@@ -54,9 +55,18 @@ def act(request: HttpRequest, name: str, instance: Instance, options: dict[str, 
 
 
 def raise_event(request: HttpRequest, instance: Instance, options: dict[str, Any]) -> None:
-    """Send an event to an instance."""
+    """Send an event to an instance.
+
+    Raises:
+        DurableTaskError: It has ended, or is gone.
+    """
     client = DurableTaskClient()
     with transaction.atomic(client.using):
+        # Without a lock, as everywhere: an event never waits for a worker that holds its instance.
+        statuses = Instance.objects.using(client.using).filter(pk=instance.pk)
+        status = statuses.values_list("status", flat=True).first()
+        if status is not None and OrchestrationStatus(status) not in LIVE:
+            raise OrchestrationStateConflictError(_("It has ended, and takes in no more events."))
         client.raise_orchestration_event(instance.instance_id, options["name"], data=options["data"])
         _leave_trail(request, instance, f"sent event {options['name']!r}", options)
 
@@ -117,7 +127,7 @@ def _act_on_selected(
             else:
                 act(request, name, instance, form.cleaned_data)
         except FAULTS as error:
-            modeladmin.message_user(request, str(error), messages.WARNING)
+            modeladmin.message_user(request, f"{instance.instance_id}: {error}", messages.WARNING)
         else:
             count += 1
     modeladmin.message_user(request, done(name, count), messages.SUCCESS if count else messages.ERROR)

@@ -87,6 +87,15 @@ def overview() -> dict[str, Any]:
             {"name": name, "instance_id": instance_id, "key": key, "since": words.duration(now - since)}
             for name, instance_id, key, since in monitoring.longest_activities(using, _LONGEST)
         ],
+        "slowest": [
+            {
+                "name": times.name,
+                "count": times.count,
+                "median": words.duration(times.median),
+                "longest": words.duration(times.longest),
+            }
+            for times in monitoring.slowest_activities(using, _LONGEST)
+        ],
     }
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from statistics import median
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -16,8 +18,7 @@ from django.db.models.functions import Left, TruncHour
 from django.db.models.lookups import Exact
 
 from durable_django.conf import settings
-from durable_django.core import events
-from durable_django.core.events import HistoryEvent
+from durable_django.core.events import HistoryEvent, TaskCompletedEvent, TaskFailedEvent, TaskScheduledEvent
 from durable_django.models import (
     ActivityTask,
     EntityOperation,
@@ -29,6 +30,9 @@ from durable_django.models import (
 )
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.store import clock, families, rows
+
+_LATELY = 3000
+"""How many of the latest events tell how long activities take."""
 
 _MOST = 1000
 """How many of one sort of things that an instance waits for are listed."""
@@ -117,6 +121,16 @@ class Backlogs:
     activities: Backlog
     entity_operations: Backlog
     timers_due: Backlog
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityTimes:
+    """How long activities of one name took, without their time in the queue."""
+
+    name: str
+    count: int
+    median: timedelta
+    longest: timedelta
 
 
 def history(
@@ -248,6 +262,33 @@ def longest_activities(using: str, limit: int) -> list[tuple[str, str, int, date
     return [(name, instance_id, key, clock.from_orm(at)) for name, instance_id, key, at in found[:limit]]
 
 
+def slowest_activities(using: str, limit: int) -> list[ActivityTimes]:
+    """Return the names whose activities took longest, by the median.
+
+    They are those that were scheduled and have ended among the latest events of all: an activity's end does
+    not know its name, and to look each one up would read long histories whole.
+    """
+    no_data = Value(None, TextField())
+    fields = ("instance", "execution_id", "timestamp", "kind", "task_id", "name", no_data, "attributes")
+    names: dict[tuple[int, str, int], str] = {}
+    seconds: dict[str, list[float]] = {}
+    latest = HistoryRow.objects.using(using).order_by("-pk").values_list(*fields)[:_LATELY]
+    for instance, execution_id, timestamp, *columns in reversed(latest):
+        event = rows.event_from_columns(clock.from_orm(timestamp), *columns)
+        if isinstance(event, TaskScheduledEvent):
+            names[instance, execution_id, event.event_id] = event.name
+        elif isinstance(event, TaskCompletedEvent | TaskFailedEvent):
+            name = names.get((instance, execution_id, event.task_scheduled_id))
+            if name is not None and event.started_at is not None and event.finished_at is not None:
+                took = (event.finished_at - event.started_at).total_seconds()
+                seconds.setdefault(name, []).append(max(took, 0.0))
+    all_times = [
+        ActivityTimes(name, len(times), timedelta(seconds=median(times)), timedelta(seconds=max(times)))
+        for name, times in seconds.items()
+    ]
+    return sorted(all_times, key=attrgetter("median"), reverse=True)[:limit]
+
+
 def backlogs(using: str) -> Backlogs:
     """Return what could be done now, had a worker the time."""
     present = clock.aware(clock.now())
@@ -295,7 +336,7 @@ def _attempts(using: str, instance: Instance, task_ids: Sequence[int]) -> dict[i
     scheduled = HistoryRow.objects.using(using).filter(
         instance=instance,
         execution_id=instance.execution_id,
-        kind=rows.kind_of(events.TaskScheduledEvent),
+        kind=rows.kind_of(TaskScheduledEvent),
         task_id__in=task_ids,
     )
     found: dict[Any, int] = dict(

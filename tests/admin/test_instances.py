@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from django.urls import reverse
 
@@ -54,14 +56,40 @@ class TestTheList:
             ("status=3", {"a2"}),
             ("name=other", {"b1"}),
             ("queue=slow", {"a1"}),
+            ("version=2", {"a2"}),
+            ("version=3", set()),
+            ("tag=customer%3D7", {"b1"}),
+            ("tag=customer%3D", set()),
+            ("tag=customer", set()),
+            ("tag=%00", set()),
+            ("subject=auth.user%3A4711", {"a1"}),
+            ("subject=auth.group%3A4711", set()),
+            ("subject=no.such%3A4711", set()),
+            ("subject=4711", set()),
+            ("q=auth.user%3A4711", {"a1"}),
+            ("q=Auth.User%3A4711", {"a1"}),
+            ("q=4711", {"a1"}),
+            ("q=471", set()),
+            ("q=A", set()),
+            ("completed_at__isnull=False", {"a2"}),
+            ("created_at__gte=2026-01-02T00:00Z&created_at__lt=2026-01-03T00:00Z", {"a1", "a2", "b1"}),
+            ("created_at__gte=2026-01-03T00:00Z&created_at__lt=2026-01-04T00:00Z", set()),
         ],
     )
     def test_it_is_searched_and_filtered(self, root: Client, query: str, expected: set[str]) -> None:
-        factories.make_instance("a1", queue="slow")
-        factories.make_instance("a2", InstanceStatus.FAILED)
+        kind = ContentType.objects.get_for_model(User)
+        factories.make_instance("a1", queue="slow", subject_type=kind, subject_id="4711")
+        factories.make_instance("a2", InstanceStatus.FAILED, version="2")
         factories.make_instance("b1", name="other", tags={"customer": "7"})
         found = root.get(f"{LIST}?{query}").context["cl"].result_list
         assert {instance.instance_id for instance in found} == expected
+
+    def test_versions_and_tags_of_the_latest_are_offered(self, root: Client) -> None:
+        factories.make_instance("a", version="1.5", tags={"customer": "7"})
+        factories.make_instance("b", version="2.0", tags={"customer": "7", "region": "north"})
+        shown = text(root.get(LIST))
+        for query in ("version=1.5", "version=2.0", "tag=customer%3D7", "tag=region%3Dnorth"):
+            assert f"?{query}" in shown
 
     def test_it_asks_few_queries_and_no_payloads(
         self, root: Client, django_assert_max_num_queries: Any
@@ -167,6 +195,54 @@ class TestThePage:
         assert "<tr><td>100</td>" in second
         assert "Later events" not in second
 
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("", ["ExecutionStarted", *["TaskScheduled", "TaskFailed"] * 2, "TimerCreated", "EventRaised"]),
+            ("?kind=activity", ["TaskScheduled", "TaskFailed"] * 2),
+            ("?kind=failure", ["TaskFailed"] * 2),
+            ("?kind=timer", ["TimerCreated"]),
+            ("?kind=event", ["EventRaised"]),
+            ("?kind=child", []),
+            ("?task=2", ["TaskScheduled", "TaskFailed"]),
+            ("?task=2&kind=failure", ["TaskFailed"]),
+            ("?task=9", []),
+            ("?kind=nonsense&task=x&after=-", None),
+        ],
+    )
+    def test_the_history_is_filtered(self, root: Client, query: str, expected: list[str] | None) -> None:
+        instance = factories.make_instance("i")
+        for task in (1, 2):
+            factories.add_history(
+                instance,
+                TaskScheduledEvent(task, NOW, name="pay"),
+                events.TaskFailedEvent(-1, NOW, task_scheduled_id=task, failure_details=factories.FAILURE),
+            )
+        factories.add_history(instance, events.TimerCreatedEvent(3, NOW, fire_at=NOW))
+        factories.add_history(instance, events.EventRaisedEvent(-1, NOW, name="go"))
+
+        context = root.get(page(instance) + query).context
+        types = [event["type"] for event in context["events"]]
+        assert types == expected if expected is not None else len(types) == 7
+
+    def test_a_filter_stays_from_page_to_page(self, root: Client) -> None:
+        instance = factories.make_instance("i")
+        factories.add_history(instance, *(TaskScheduledEvent(n, NOW, name="pay") for n in range(150)))
+        context = root.get(page(instance) + "?kind=activity").context
+        assert (len(context["events"]), context["next"]) == (100, "?kind=activity&after=100#history")
+        context = root.get(page(instance) + "?kind=activity&after=100").context
+        assert (len(context["events"]), context["next"]) == (50, None)
+        assert context["first"] == "?kind=activity#history"
+
+    def test_of_long_payloads_the_history_reads_the_beginning(self, root: Client) -> None:
+        instance = factories.make_instance("i")
+        long = json.dumps("x" * 100_000)
+        factories.add_history(instance, events.EventRaisedEvent(-1, NOW, name="go", input=long))
+        assert len(text(root.get(page(instance)))) < 60_000
+        assert "x" * 100_000 in text(
+            root.get(reverse("admin:durable_django_instance_history_json", args=[instance.pk]))
+        )
+
     def test_the_history_is_downloaded(self, root: Client) -> None:
         instance = factories.make_instance("i")
         url = reverse("admin:durable_django_instance_history_json", args=[instance.pk])
@@ -230,6 +306,9 @@ class TestActions:
         url = reverse("admin:durable_django_instance_event", args=[instance.pk])
         assert 'value="approval"' in text(root.get(url))
         assert "This is no JSON" in text(root.post(url, {"name": "approval", "data": "{"}))
+        ended = factories.make_instance("ended", InstanceStatus.COMPLETED)
+        at_ended = reverse("admin:durable_django_instance_event", args=[ended.pk])
+        assert "It has ended" in text(root.post(at_ended, {"name": "approval"}))
         assert root.post(url, {"name": "approval", "data": '{"a": 1}'}).status_code == 302
         message = Message.objects.get()
         assert (message.name, message.data) == ("approval", '{"a": 1}')
@@ -253,3 +332,32 @@ class TestActions:
         root.post(LIST, {**body, "confirmed": "1", "reason": "all of them"})
         assert (status_of(first), status_of(second)) == (InstanceStatus.TERMINATED, InstanceStatus.COMPLETED)
         assert "all of them" in LogEntry.objects.get().change_message
+
+    def test_an_event_is_sent_to_all_selected(self, staff: Callable[..., Client], root: Client) -> None:
+        waiting = [factories.make_instance(f"i{number}", waiting_for=["go"]) for number in range(2)]
+        ended = factories.make_instance("ended", InstanceStatus.COMPLETED)
+        chosen = {"_selected_action": [one.pk for one in (*waiting, ended)], "action": "event_selected"}
+
+        assert "1 other is in a status" in text(root.post(LIST, chosen))
+        wrong = root.post(LIST, chosen | {"confirmed": "1", "name": "go", "data": "{"})
+        assert "This is no JSON" in text(wrong)
+        assert not Message.objects.exists()
+
+        given = {"confirmed": "1", "name": "go", "data": '{"by": "root"}', "reason": "all at once"}
+        assert root.post(LIST, chosen | given).status_code == 302
+        sent = Message.objects.order_by("instance_id").values_list("instance_id", "name", "data")
+        assert list(sent) == [(one.pk, "go", '{"by": "root"}') for one in waiting]
+        assert LogEntry.objects.filter(change_message__contains="all at once").count() == 2
+
+    def test_an_event_in_bulk_needs_its_permission(self, staff: Callable[..., Client]) -> None:
+        instance = factories.make_instance("i", waiting_for=["go"])
+        chosen = {
+            "_selected_action": [instance.pk],
+            "action": "event_selected",
+            "confirmed": "1",
+            "name": "go",
+        }
+        client = staff("view_instance", "terminate")
+        assert "event_selected" not in text(client.get(LIST))
+        client.post(LIST, chosen)
+        assert not Message.objects.exists()

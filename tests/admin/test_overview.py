@@ -13,6 +13,7 @@ from django.test import Client
 from django.urls import reverse
 
 from durable_django.admin.overview import HOURS, overview
+from durable_django.core import events
 from durable_django.models import Entity, EntityOperation, InstanceStatus, Worker
 from durable_django.store import clock
 from tests import factories
@@ -130,3 +131,31 @@ class TestEntities:
             assert onlooker.get(self.url(page, entity)).status_code == 403
             assert onlooker.post(self.url(page, entity)).status_code == 403
         assert Entity.objects.exists()
+
+
+def test_it_tells_which_activities_are_slow(root: Client) -> None:
+    instance = factories.make_instance("i")
+    for task, (name, seconds) in enumerate([("slow", 60), ("quick", 1), ("slow", 30), ("slow", 300)]):
+        factories.add_history(
+            instance,
+            events.TaskScheduledEvent(task, NOW, name=name),
+            events.TaskCompletedEvent(
+                -1,
+                NOW,
+                task_scheduled_id=task,
+                started_at=NOW + timedelta(seconds=5),
+                finished_at=NOW + timedelta(seconds=5 + seconds),
+            ),
+        )
+    # Neither of these tells how long it took.
+    factories.add_history(
+        instance,
+        events.TaskScheduledEvent(7, NOW, name="unfinished"),
+        events.TaskFailedEvent(-1, NOW, task_scheduled_id=8, failure_details=factories.FAILURE),
+    )
+
+    assert overview()["slowest"] == [
+        {"name": "slow", "count": 3, "median": "1 min", "longest": "5 min"},
+        {"name": "quick", "count": 1, "median": "1 s", "longest": "1 s"},
+    ]
+    assert "Slowest activities lately" in root.get(INDEX).content.decode()

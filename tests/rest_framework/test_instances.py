@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
@@ -43,6 +45,8 @@ def many() -> None:
         completed_at=clock.aware(NOW + timedelta(days=1)),
         version="2",
         tags={"customer": "8", "region": "north"},
+        subject_type=ContentType.objects.get_for_model(User),
+        subject_id="4711",
         input="1",
         output='{"x": 1}',
     )
@@ -71,6 +75,11 @@ def many() -> None:
         ("tag.a__b=1", ""),
         ("parent=a-parent", "a-child"),
         ("queue=slow", "b-failed"),
+        ("subject=auth.user:4711", "c-done"),
+        ("subject=Auth.User:4711", "c-done"),
+        ("subject=auth.user:4712", ""),
+        ("subject=auth.group:4711", ""),
+        ("subject=no.such:4711", ""),
         ("version=2", "c-done"),
         ("status=FAILED&queue=default", ""),
     ],
