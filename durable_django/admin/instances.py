@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -67,6 +67,13 @@ class InstanceAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the instances without their payloads."""
         return super().get_queryset(request).defer("input", "output", "failure")
+
+    def get_ordering(self, request: HttpRequest) -> Sequence[str]:
+        """Return the latest first; of those that ended within some time, the last to end."""
+        if any(name.startswith("completed_at") for name in request.GET):
+            # In the order of creation the database would walk through all that ended before or later.
+            return ("-completed_at", "-pk")
+        return self.ordering
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

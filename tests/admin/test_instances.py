@@ -18,6 +18,7 @@ from durable_django.client.steering import ACTIONS
 from durable_django.core import events
 from durable_django.core.events import TaskScheduledEvent
 from durable_django.models import Instance, InstanceStatus, Message
+from durable_django.store import clock
 from tests import factories
 from tests.factories import NOW
 
@@ -83,6 +84,13 @@ class TestTheList:
         factories.make_instance("b1", name="other", tags={"customer": "7"})
         found = root.get(f"{LIST}?{query}").context["cl"].result_list
         assert {instance.instance_id for instance in found} == expected
+
+    def test_those_that_ended_within_some_time_come_in_the_order_of_their_ends(self, root: Client) -> None:
+        for name, hours in [("b", 2), ("c", 1), ("a", 3)]:
+            at = clock.aware(NOW + timedelta(hours=hours))
+            factories.make_instance(name, InstanceStatus.COMPLETED, completed_at=at)
+        found = root.get(f"{LIST}?completed_at__gte=2026-01-02T00:00Z").context["cl"].result_list
+        assert [instance.instance_id for instance in found] == ["a", "b", "c"]
 
     def test_versions_and_tags_of_the_latest_are_offered(self, root: Client) -> None:
         factories.make_instance("a", version="1.5", tags={"customer": "7"})

@@ -1,4 +1,7 @@
-"""How fast the REST API lists a million instances: ``python -m tests.benchmarks.lists``, on PostgreSQL."""
+"""How fast a million instances are listed: ``python -m tests.benchmarks.lists``, on PostgreSQL.
+
+By the REST API and in the admin, whose page of an instance with ten thousand events is measured as well.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,8 @@ _QUERIES = {
     "tag, nobody": "tag.customer=nobody",
     "tag, a fifth": "tag.region=3",
     "parent": "parent=order-4711",
+    "subject": "subject=auth.user:4712",
+    "subject, nobody": "subject=auth.user:0",
     "queue, most": "queue=default",
     "queue, few": "queue=queue3",
     "queue, nobody": "queue=nobody",
@@ -49,6 +54,41 @@ _QUERIES = {
     "&ordering=-created_at",
     "deep page": "ordering=created_at&cursor=DEEP",
 }
+
+
+_ADMIN = "/admin/durable_django/"
+_ADMIN_PAGES = {
+    "overview": "",
+    "list": "instance/",
+    "list, page 100": "instance/?p=100",
+    "list, by status, most": "instance/?status__exact=1",
+    "list, by status, few": "instance/?status__exact=7",
+    "list, by name": "instance/?name=flow7",
+    "list, by name, nobody": "instance/?name=nobody",
+    "list, by version": "instance/?version=2",
+    "list, by queue": "instance/?queue=queue3",
+    "list, by queue, most": "instance/?queue=default",
+    "list, by tag": "instance/?tag=customer%3D4711",
+    "list, by tag, a fifth": "instance/?tag=region%3D3",
+    "list, by subject": "instance/?subject=auth.user%3A4712",
+    "list, created on a day": "instance/?created_at__gte=2026-06-01T00:00Z&created_at__lt=2026-06-02T00:00Z",
+    "list, ended on a day": "instance/?completed_at__gte=2026-06-01&completed_at__lt=2026-06-02",
+    "list, name and status": "instance/?name=flow2&status__exact=7",
+    "list, oldest first": "instance/?o=5",
+    "search, an id": "instance/?q=order-123456",
+    "search, all ids": "instance/?q=order-",
+    "search, nobody": "instance/?q=nobody",
+    "search, a tag": "instance/?q=customer%3D4711",
+    "search, a key": "instance/?q=4712",
+    "search, a subject": "instance/?q=auth.user%3A4712",
+    "instance": "instance/BIG/change/",
+    "instance, its last events": "instance/BIG/change/?after=9900",
+    "instance, its failures": "instance/BIG/change/?kind=failure",
+    "instance, one task": "instance/BIG/change/?task=9000",
+    "entities": "entity/",
+    "workers": "worker/",
+}
+_EVENTS = 10_000
 
 
 def main() -> None:
@@ -85,7 +125,7 @@ def _fill(count: int) -> None:
             INSERT INTO durable_django_instance (
                 instance_id, execution_id, name, version, queue, priority, status, input, output, failure,
                 tags, waiting_for, parent_id, parent_task_id, start_at, created_at, last_updated_at,
-                completed_at, next_sequence, turn, tries)
+                completed_at, next_sequence, turn, tries, subject_type_id, subject_id)
             SELECT 'order-' || n, md5(n::text), 'flow' || n %% 20,
                 CASE WHEN n %% 10 = 0 THEN (n / 10 %% 4)::text END,
                 CASE WHEN n %% 10 = 0 THEN 'queue' || n / 10 %% 5 ELSE 'default' END, 0, status,
@@ -94,7 +134,9 @@ def _fill(count: int) -> None:
                 CASE WHEN n %% 3 = 0 THEN jsonb_build_object('customer', (n %% 100000)::text,
                                                              'region', (n %% 5)::text) END,
                 '[]', CASE WHEN n > 100000 AND n %% 10 = 1 THEN n %% 100000 END, 1, at, at, at,
-                CASE WHEN status IN (1, 3, 5) THEN at + interval '1 minute' END, 10, 5, 0
+                CASE WHEN status IN (1, 3, 5) THEN at + interval '1 minute' END, 10, 5, 0,
+                CASE WHEN n %% 4 = 0 THEN (SELECT id FROM django_content_type WHERE model = 'user') END,
+                CASE WHEN n %% 4 = 0 THEN (n %% 100000)::text END
             FROM (
                 SELECT n, %s::timestamptz + n * interval '30 seconds' AS at,
                     CASE WHEN n < 20000 THEN 0 WHEN n %% 33 = 0 THEN 3
@@ -110,36 +152,71 @@ def _fill(count: int) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     from django.contrib.auth.models import User
-    from django.db import connection
+    from django.test import Client
     from rest_framework.test import APIClient
 
-    client = APIClient()
-    client.force_authenticate(User.objects.create_superuser("root"))
-    deep = _deep_cursor(client)
-    sys.stdout.write(f"{'list':26} {'rows':>5} {'p50 ms':>8} {'p95 ms':>8}\n")
+    root = User.objects.create_superuser("root")
+    api, admin = APIClient(), Client()
+    api.force_authenticate(root)
+    admin.force_login(root)
+    deep, big = _deep_cursor(api), str(_big_instance())
+    sys.stdout.write(f"{'page':26} {'queries':>7} {'p50 ms':>8} {'p95 ms':>8}\n")
     for title, query in _QUERIES.items():
-        url = f"/durable/instances/?{query.replace('DEEP', deep)}"
-        asked: list[tuple[str, Any]] = []
-        with connection.execute_wrapper(partial(_note, asked)):
-            found: Any = client.get(url)
-        assert found.status_code == 200, found.content
-        milliseconds = []
-        for _ in range(options.times):
-            started = time.perf_counter()
-            client.get(url)
-            milliseconds.append((time.perf_counter() - started) * 1000)
-        p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[18]
-        sys.stdout.write(f"{title:26} {len(found.json()['results']):5} {p50:8.1f} {p95:8.1f}\n")
-        if options.plans or p95 > 50:
-            with connection.cursor() as cursor:
-                sql, parameters = asked[-1]
-                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", parameters)
-                sys.stdout.write("".join(f"    {line}\n" for (line,) in cursor.fetchall()))
+        _measure_page(options, api, title, f"/durable/instances/?{query.replace('DEEP', deep)}", most_ms=50)
+    for title, path in _ADMIN_PAGES.items():
+        _measure_page(options, admin, title, f"{_ADMIN}{path.replace('BIG', big)}", most_ms=300)
+
+
+def _measure_page(options: argparse.Namespace, client: Any, title: str, url: str, *, most_ms: int) -> None:
+    from django.db import connection
+
+    asked: list[tuple[str, Any]] = []
+    with connection.execute_wrapper(partial(_note, asked)):
+        found = client.get(url)
+    assert found.status_code == 200, found.content
+    milliseconds = []
+    for _ in range(options.times):
+        started = time.perf_counter()
+        client.get(url)
+        milliseconds.append((time.perf_counter() - started) * 1000)
+    p50, p95 = statistics.median(milliseconds), statistics.quantiles(milliseconds, n=20)[18]
+    sys.stdout.write(f"{title:26} {len(asked):7} {p50:8.1f} {p95:8.1f}\n")
+    if options.plans or p95 > most_ms:
+        with connection.cursor() as cursor:
+            for sql, parameters in asked:
+                if sql.startswith("SELECT") and "durable_django" in sql:
+                    cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", parameters)
+                    sys.stdout.write("".join(f"    {line}\n" for (line,) in cursor.fetchall()))
+
+
+def _big_instance() -> int:
+    """Give an instance that runs a long history, and return its primary key."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, execution_id FROM durable_django_instance WHERE instance_id = 'order-4711'"
+        )
+        key, execution_id = cursor.fetchone()
+        cursor.execute(
+            """
+            INSERT INTO durable_django_historyevent (
+                instance_id, execution_id, sequence, timestamp, turn, kind, task_id, name, data, attributes)
+            SELECT %s, %s, n, %s::timestamptz + n * interval '1 second', n / 2,
+                CASE WHEN n = 0 THEN 1 WHEN n %% 2 = 1 THEN 10 ELSE 11 END, n - (n + 1) %% 2,
+                CASE WHEN n %% 2 = 1 THEN 'charge' WHEN n = 0 THEN 'flow' END,
+                '"' || repeat('z', 500) || '"', '{}'
+            FROM generate_series(0, %s) n
+            """,
+            [key, execution_id, _FIRST, _EVENTS - 1],
+        )
+        cursor.execute("UPDATE durable_django_instance SET next_sequence = %s WHERE id = %s", [_EVENTS, key])
+        cursor.execute("VACUUM ANALYZE durable_django_historyevent")
+    return int(key)
 
 
 def _note(asked: list[tuple[str, Any]], execute: Any, sql: str, parameters: Any, *rest: Any) -> Any:
-    if "durable_django_instance" in sql:
-        asked.append((sql, parameters))
+    asked.append((sql, parameters))
     return execute(sql, parameters, *rest)
 
 
