@@ -20,7 +20,14 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
-EXECUTED = ["docs/guide.md", "docs/operations.md", "docs/testing.md", "docs/migrating.md", "docs/rest.md"]
+EXECUTED = [
+    "docs/guide.md",
+    "docs/operations.md",
+    "docs/testing.md",
+    "docs/migrating.md",
+    "docs/rest.md",
+    "docs/admin.md",
+]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 

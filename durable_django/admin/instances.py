@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -68,7 +68,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         """Return the instances without their payloads."""
         return super().get_queryset(request).defer("input", "output", "failure")
 
-    def get_ordering(self, request: HttpRequest) -> Sequence[str]:
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         """Return the latest first; of those that ended within some time, the last to end."""
         if any(name.startswith("completed_at") for name in request.GET):
             # In the order of creation the database would walk through all that ended before or later.
