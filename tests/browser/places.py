@@ -1,0 +1,47 @@
+"""The addresses of the admin, and what is there to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.urls import reverse
+from playwright.sync_api import Page, expect
+
+from durable_django.models import Entity, Instance
+
+LIST = reverse("admin:durable_django_instance_changelist")
+START = reverse("admin:durable_django_instance_start")
+INDEX = reverse("admin:app_list", args=["durable_django"])
+ENTITIES = reverse("admin:durable_django_entity_changelist")
+WORKERS = reverse("admin:durable_django_worker_changelist")
+ORDER: dict[str, Any] = {"number": 7, "customer": "Ada", "amount": "2500", "patience": 3600}
+
+Address = Callable[[], str]
+
+
+def instance_page(instance_id: str, page: str = "change", *rest: str) -> str:
+    """Return the address of an instance's page."""
+    pk = Instance.objects.values_list("pk", flat=True).get(instance_id=instance_id)
+    return reverse(f"admin:durable_django_instance_{page}", args=[pk, *rest])
+
+
+def entity_page(name: str, page: str = "change") -> str:
+    """Return the address of an entity's page; the first of that name."""
+    pk = Entity.objects.filter(name=name).values_list("pk", flat=True)[0]
+    return reverse(f"admin:durable_django_entity_{page}", args=[pk])
+
+
+def start_form(name: str) -> str:
+    """Return the address of the form that starts an orchestration."""
+    return reverse("admin:durable_django_instance_start_one", args=[name])
+
+
+def expect_status(page: Page, status: str) -> None:
+    """Wait until an instance's page shows this status."""
+    expect(page.locator(".durable-state .durable-badge")).to_have_text(status)
+
+
+def expect_waiting(page: Page) -> None:
+    """Wait until an order's page says that it waits for its approval."""
+    expect(page.get_by_text("waiting for event “approval”")).to_be_visible()
