@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from durable_django.admin import timeline, words
+from durable_django.admin import failures, timeline, words
 from durable_django.core import events
 from durable_django.core.events import HistoryEvent
 from durable_django.core.payloads import PAYLOADS, payload
@@ -76,6 +76,7 @@ def state(using: str, instance: Instance, now: datetime, *, is_live: bool) -> di
     return {
         "waiting": words.waiting(monitoring.pending(using, instance), now),
         "failure": None if instance.failure is None else json.loads(instance.failure),
+        "causes": failures.causes(recent),
         "payloads": [
             _payload(_("Input"), "input", instance.input),
             _payload(_("Output"), "output", instance.output),
