@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -29,12 +30,20 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 # Each breaks out of another context: text, an attribute, a script's text, a text area.
 EVIL = (
-    "<script>window.hit=1</script>\"'><img src=x onerror=\"window.hit=1;alert(1)\">"
+    '<script>window.hit=1</script>"\'><img src=x onerror="window.hit=1;alert(1)">'
     '"><svg onload="window.hit=1"></script><script>window.hit=1</script>'
     "</textarea><img src=x onerror=window.hit=1></title></pre>{{ 7|add:7 }}"
 )
 # Names have at most 255 characters.
 assert len(EVIL) < 250
+
+# What our templates say in English, as far as it is not a German word, too.
+ENGLISH = re.compile(
+    r"\b(Running|Failed|Suspended|Terminated|Pending|Completed|Terminate|Suspend|Rewind|Restart|Purge|Backlog|"
+    r"Workers|Timeline|Failure|History|Event|Download|Input|Output|Reason|State|Stack|Turn|[Ww]aiting|Start an|"
+    r"Send an|Cancel|created|duration|queue|Custom|alive|silent|oldest|age|key|locked|heartbeat|attempt|due in|"
+    r"Ended|Now|Longest|Activities|the log|or nothing)\b"
+)
 
 
 def make_evil_instance(instance_id: str, status: InstanceStatus, **fields: Any) -> Instance:
@@ -54,7 +63,7 @@ def make_evil_instance(instance_id: str, status: InstanceStatus, **fields: Any) 
     factories.add_history(
         instance,
         events.TaskScheduledEvent(1, NOW, EVIL, input=EVIL),
-        events.SubOrchestrationInstanceCreatedEvent(2, NOW, EVIL, instance_id=EVIL),
+        events.SubOrchestrationInstanceCreatedEvent(2, NOW, EVIL, EVIL),
         events.EventRaisedEvent(-1, NOW, EVIL, EVIL),
     )
     factories.make_activity(instance, 1, name=EVIL, lease_token=instance.pk, visible_at=clock.aware(NOW))
@@ -74,7 +83,13 @@ def make_evil_rows() -> None:
         name="account", key=EVIL, kind=1, operation=EVIL, created_at=present, visible_at=present
     )
     Worker.objects.create(
-        identity="w", name=EVIL, host=EVIL, pid=1, queues=[EVIL], started_at=present, last_heartbeat_at=present
+        identity="w",
+        name=EVIL,
+        host=EVIL,
+        pid=1,
+        queues=[EVIL],
+        started_at=present,
+        last_heartbeat_at=present,
     )
 
 
@@ -141,7 +156,7 @@ def test_markup_in_forms_does_nothing(visit: Visit) -> None:
     page.goto(LIST)
     for box in page.locator("input.action-select").all():
         box.check()
-    page.get_by_label("Action").select_option("Restart")
+    page.locator("select[name=action]").select_option("Restart")
     page.get_by_role("button", name="Go").click()
     expect(page.get_by_text("This is done to")).to_be_visible()
     expect_harmless(page)
@@ -203,24 +218,18 @@ def test_a_violation_of_the_policy_would_be_seen(visit: Visit) -> None:
     visitor.problems.clear()
 
 
-@pytest.mark.parametrize("locale", ["de-DE"])
-def test_pages_speak_german(visit: Visit, locale: str) -> None:
+def test_pages_speak_german(visit: Visit) -> None:
     make_german_rows()
-    page = visit(locale=locale, viewport={"width": 1280, "height": 900}).page()
-    english = (
-        "Running Failed Suspended Terminated Pending Completed Terminate Suspend Rewind Restart Purge Backlog "
-        "Workers Timeline Failure History Details Input Output Reason waiting for Download Start an Send an "
-        "queue created duration Custom alive silent"
-    ).split(" ")
-    for path, words in (
-        (INDEX, "Fehlgeschlagen"),
+    page = visit(locale="de-DE", viewport={"width": 1280, "height": 900}).page()
+    for path, word in (
+        (INDEX, "Angehalten"),
         (LIST, "Fehlgeschlagen"),
-        (instance_page("bestellung"), "wartet auf Ereignis"),
+        (instance_page("bestellung"), "freigabe"),
         (instance_page("kaputt"), "Zurückspulen"),
         (START, "gestartet"),
         (start_form("approve_order"), "Eingabe"),
         (instance_page("bestellung", "event"), "Ereignis"),
-        (instance_page("bestellung", "act", "terminate"), "Begründung|Grund"),
+        (instance_page("bestellung", "act", "terminate"), "Abbrechen"),
         (ENTITIES, "lager"),
         (entity_page("lager"), "Zustand"),
         (WORKERS, "presse"),
@@ -229,9 +238,8 @@ def test_pages_speak_german(visit: Visit, locale: str) -> None:
         assert page.locator("html").get_attribute("lang") == "de"
         content = page.locator("#content")
         shown = content.inner_text()
-        assert any(word in shown for word in words.split("|")), (path, shown)
-        left = [word for word in english if f" {word} " in f" {' '.join(shown.split())} "]
-        assert not left, (path, left, shown)
+        assert word in shown, (path, shown)
+        assert not ENGLISH.findall(shown), (path, shown)
         expect_no_overflow(page)
 
 

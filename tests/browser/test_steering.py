@@ -100,7 +100,7 @@ def test_the_selected_are_suspended_once_that_is_confirmed(visit: Visit, worker:
     for name in ("first", "third", "done"):
         page.get_by_role("row", name=name).get_by_role("checkbox").check()
     expect(page.locator(".action-counter")).to_have_text("3 of 4 selected")
-    page.get_by_label("Action").select_option("Suspend")
+    page.locator("select[name=action]").select_option("Suspend")
     page.get_by_role("button", name="Go").click()
     expect(page.get_by_text("This is done to 2 instances:")).to_be_visible()
     expect(page.locator("main li, #content li").get_by_text("first", exact=True)).to_be_visible()
@@ -130,7 +130,9 @@ def test_those_without_permissions_only_look_on(visit: Visit) -> None:
     ):
         page.goto(path)
         expect(page.locator("#content")).to_contain_text(shown)
-        expect(page.locator(".durable-buttons a, .object-tools a, .actions, .submit-row input")).to_have_count(0)
+        expect(
+            page.locator(".durable-buttons a, .object-tools a, .actions, .submit-row input")
+        ).to_have_count(0)
     visitor.expected = ("403",)
     forbidden = [START, start_form("approve_order"), instance_page("running", "event")]
     forbidden += [instance_page("running", "act", action) for action in ACTIONS]
