@@ -1,4 +1,4 @@
-"""Pages at their worst: full of markup, of thousands of events, in another language, under a strict policy."""
+"""Pages at their worst: full of markup, of thousands of events, in another language."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ assert len(EVIL) < 250
 
 # What our templates say in English, as far as it is not a German word, too.
 ENGLISH = re.compile(
-    r"\b(Running|Failed|Suspended|Terminated|Pending|Completed|Terminate|Suspend|Rewind|Restart|Purge|Backlog|"
-    r"Workers|Timeline|Failure|History|Event|Download|Input|Output|Reason|State|Stack|Turn|[Ww]aiting|Start an|"
-    r"Send an|Cancel|created|duration|queue|Custom|alive|silent|oldest|age|key|locked|heartbeat|attempt|due in|"
-    r"Ended|Now|Longest|Activities|the log|or nothing)\b"
+    r"\b(Running|Failed|Suspended|Terminated|Pending|Completed|Terminate|Suspend|Rewind|Restart|Purge|Cancel|"
+    r"Backlog|Workers|Timeline|Failure|History|Event|Download|Input|Output|Reason|State|Stack|Turn|[Ww]aiting|"
+    r"Start an|Send an|created|duration|queue|Custom|alive|silent|oldest|age|key|locked|heartbeat|attempt|"
+    r"due in|Ended|Now|Longest|Activities|the log|or nothing)\b"
 )
 
 
