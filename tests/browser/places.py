@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from django.urls import reverse
 from playwright.sync_api import Page, expect
 
-from durable_django.models import Entity, Instance
+from durable_django.models import Entity, Instance, InstanceStatus
 
 LIST = reverse("admin:durable_django_instance_changelist")
 START = reverse("admin:durable_django_instance_start")
@@ -16,8 +15,6 @@ INDEX = reverse("admin:app_list", args=["durable_django"])
 ENTITIES = reverse("admin:durable_django_entity_changelist")
 WORKERS = reverse("admin:durable_django_worker_changelist")
 ORDER: dict[str, Any] = {"number": 7, "customer": "Ada", "amount": "2500", "patience": 3600}
-
-Address = Callable[[], str]
 
 
 def instance_page(instance_id: str, page: str = "change", *rest: str) -> str:
@@ -35,6 +32,24 @@ def entity_page(name: str, page: str = "change") -> str:
 def start_form(name: str) -> str:
     """Return the address of the form that starts an orchestration."""
     return reverse("admin:durable_django_instance_start_one", args=[name])
+
+
+def all_pages() -> list[str]:
+    """Return the address of every page, with the rows of `tests.browser.rows`."""
+    return [
+        INDEX,
+        LIST,
+        *(instance_page(status.name.lower()) for status in InstanceStatus),
+        START,
+        start_form("approve_order"),
+        instance_page("running", "event"),
+        instance_page("running", "act", "terminate"),
+        ENTITIES,
+        entity_page("stock"),
+        entity_page("stock", "signal"),
+        entity_page("stock", "clear"),
+        WORKERS,
+    ]
 
 
 def expect_status(page: Page, status: str) -> None:
