@@ -8,6 +8,7 @@ from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.conf import Settings, settings
+from durable_django.core.registry import default_registry
 
 
 class DurableDjangoConfig(AppConfig):
@@ -26,3 +27,19 @@ class DurableDjangoConfig(AppConfig):
         except ImproperlyConfigured:
             module = Settings().AUTODISCOVER_MODULE  # The checks, which run later, say what is wrong.
         autodiscover_modules(module)
+        self._register_activities_of_engines()
+
+    @staticmethod
+    def _register_activities_of_engines() -> None:
+        """Register what comes with the dispatchers, if there are any."""
+        try:
+            if not settings.DISPATCHERS:
+                return
+            from durable_django.worker.dispatch import dispatchers
+
+            found = dispatchers().values()
+        except ImproperlyConfigured:
+            return  # As above.
+        for dispatcher in found:
+            for registration in dispatcher.activities():
+                default_registry.declare(registration)

@@ -28,6 +28,8 @@ CHECKS = {
     "E002": "A value in DURABLE_DJANGO is of the wrong type or out of range.",
     "E003": "DATABASE_ALIAS names no entry of DATABASES.",
     "E004": "DATA_CONVERTER names no data converter.",
+    "E005": "DISPATCHERS names no activity dispatcher.",
+    "E006": "An option of an activity dispatcher is wrong.",
     "E011": "Two orchestrators, two activities or two entities have the same name.",
     "E012": "A lambda was registered without a name.",
     "E013": "A generator function was registered as an activity or an entity.",
@@ -63,6 +65,20 @@ def check_settings(**_: object) -> list[CheckMessage]:
     except ImproperlyConfigured as error:
         return [_message("E004", str(error), "Give the dotted path of a DataConverter class.")]
     return []
+
+
+@register()
+def check_dispatchers(**_: object) -> list[CheckMessage]:
+    """Check who is to run the activities of queues that have another engine."""
+    if conf.find_problems(getattr(django_settings, conf.SETTING, {})) or not conf.settings.DISPATCHERS:
+        return []
+    from durable_django.worker.dispatch import dispatchers
+
+    try:
+        found = dispatchers().values()
+    except ImproperlyConfigured as error:
+        return [_message("E005", str(error), "Give the dotted path of an ActivityDispatcher class.")]
+    return [message for dispatcher in found for message in dispatcher.check()]
 
 
 @register()

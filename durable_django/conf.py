@@ -24,6 +24,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
+from durable_django.core.limits import Limits
 from durable_django.core.serialization import DEFAULT_DATA_CONVERTER, DataConverter
 
 SETTING = "DURABLE_DJANGO"
@@ -45,6 +46,15 @@ def _is_number(value: Any) -> bool:
     return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
 
 
+def _is_dispatcher(given: Any) -> bool:
+    return (
+        isinstance(given, Mapping)
+        and set(given) <= {"BACKEND", "OPTIONS"}
+        and isinstance(given.get("BACKEND"), str)
+        and isinstance(given.get("OPTIONS", {}), Mapping)
+    )
+
+
 _FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
 _TEXT = _Kind("a non-empty string", lambda value: isinstance(value, str) and bool(value))
 _TEXT_OR_NONE = _Kind("a non-empty string or None", lambda value: value is None or _TEXT.accepts(value))
@@ -54,6 +64,17 @@ _SECONDS = _Kind("a positive number of seconds", lambda value: _is_number(value)
 _GRACE = _Kind("a number of seconds, 0 or more", lambda value: _is_number(value) and value >= 0)
 _INTERVAL = _Kind(
     "a positive datetime.timedelta", lambda value: isinstance(value, timedelta) and value > timedelta(0)
+)
+_LIMITS = _Kind(
+    "a dictionary of limits by queue, such as {'mail': {'concurrency': 3, 'rate': '20/s'}}",
+    lambda value: isinstance(value, Mapping) and all(_TEXT.accepts(queue) for queue in value),
+)
+_DISPATCHERS = _Kind(
+    "a dictionary by queue of {'BACKEND': dotted path, 'OPTIONS': dictionary}",
+    lambda value: (
+        isinstance(value, Mapping)
+        and all(_TEXT.accepts(queue) and _is_dispatcher(given) for queue, given in value.items())
+    ),
 )
 _MODULE = _Kind(
     "a module's name, without the app's", lambda value: isinstance(value, str) and value.isidentifier()
@@ -132,6 +153,23 @@ class Settings:
         },
     )
     ACTIVITY_THREADS: int = _key(_COUNT, 16, "How many threads a worker has for sync activities.")
+    QUEUE_LIMITS: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "kind": _LIMITS,
+            "doc": "By queue: how many of its activities run at once in the whole cluster (concurrency), or "
+            "begin within some time (rate, such as '20/s'); key_concurrency and key_rate are for each "
+            "limit key.",
+        },
+    )
+    DISPATCHERS: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "kind": _DISPATCHERS,
+            "doc": "By queue: the engine that runs its activities, as {'BACKEND': dotted path of an "
+            "ActivityDispatcher, 'OPTIONS': {...}}. Other queues' activities run in the workers themselves.",
+        },
+    )
     ENTITY_THREADS: int = _key(_COUNT, 4, "How many entities of a worker perform operations at once.")
     AUTODISCOVER_MODULE: str = _key(
         _MODULE,
@@ -205,6 +243,11 @@ def find_problems(given: object) -> list[Problem]:
 
 
 def _find_contradictions(given: Mapping[str, Any]) -> list[Problem]:
+    for queue, limits in given.get("QUEUE_LIMITS", {}).items():
+        try:
+            Limits.parse(limits)
+        except ValueError as error:
+            return [Problem(f"{SETTING}['QUEUE_LIMITS'][{queue!r}]: {error}")]
     lease, heartbeat = (given.get(name, _default(name)) for name in ("LEASE_SECONDS", "HEARTBEAT_SECONDS"))
     if heartbeat < lease:
         return []
@@ -250,11 +293,18 @@ def data_converter() -> DataConverter:
     return made
 
 
+@cache
+def queue_limits() -> Mapping[str, Limits]:
+    """Return the limits of those queues that have any."""
+    return {queue: Limits.parse(given) for queue, given in settings.QUEUE_LIMITS.items()}
+
+
 @receiver(setting_changed)
 def _forget(*, setting: str, **_: object) -> None:
     if setting == SETTING:
         _load.cache_clear()
         data_converter.cache_clear()
+        queue_limits.cache_clear()
 
 
 class _LazySettings:

@@ -256,6 +256,7 @@ class ActivityTask(models.Model):
     deliveries = models.IntegerField(_("deliveries"), default=0)
     lease_token = models.BigIntegerField(_("lease token"), null=True, blank=True)
     worker = models.CharField(_("worker"), max_length=NAME_LENGTH, null=True, blank=True)
+    limit_key = models.CharField(_("limit key"), max_length=NAME_LENGTH, null=True, blank=True)
 
     class Meta:
         verbose_name = _("activity task")
@@ -357,6 +358,27 @@ class EntityOperation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.operation or self.get_kind_display()} on @{self.name}@{self.key}"
+
+
+class QueueLimit(models.Model):
+    """The state of a limited queue, and of each of its limit keys that has a rate; ``key`` "" is the queue.
+
+    Whoever claims activities of the queue holds its row meanwhile. The next one of a rate begins at
+    ``next_at``, or later.
+    """
+
+    queue = models.CharField(_("queue"), max_length=NAME_LENGTH)
+    key = models.CharField(_("limit key"), max_length=NAME_LENGTH, blank=True)
+    next_at = models.DateTimeField(_("next at"))
+
+    class Meta:
+        verbose_name = _("queue limit")
+        verbose_name_plural = _("queue limits")
+        constraints: ClassVar = [models.UniqueConstraint(fields=["queue", "key"], name="durable_limit_key")]
+        indexes: ClassVar = [models.Index(fields=["next_at"], name="durable_limit_next")]
+
+    def __str__(self) -> str:
+        return f"{self.queue}/{self.key}" if self.key else self.queue
 
 
 class Worker(models.Model):

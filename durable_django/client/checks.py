@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from durable_django.core.ids import check_name
-from durable_django.core.registry import MAX_PRIORITY
 from durable_django.core.serialization import PayloadCodec
 from durable_django.store import clock
 
@@ -29,15 +28,6 @@ def check_tags(tags: Any, codec: PayloadCodec) -> dict[str, str] | None:
 def check_version(version: str | None) -> str | None:
     """Return ``version`` if it is one or None; an empty one is none."""
     return check_name("version", version) if version else None
-
-
-def check_priority(priority: object) -> int:
-    """Return ``priority`` if it is one."""
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise TypeError(f"priority must be an int, not {type(priority).__name__}")
-    if abs(priority) > MAX_PRIORITY:
-        raise ValueError(f"priority must be between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {priority}")
-    return priority
 
 
 def check_time(what: str, value: object) -> datetime | None:

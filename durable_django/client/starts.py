@@ -11,12 +11,13 @@ from typing import Any
 
 from django.db.models import Model
 
-from durable_django.client.checks import check_priority, check_tags, check_time, check_version
+from durable_django.client.checks import check_tags, check_time, check_version
 from durable_django.conf import settings
 from durable_django.core.errors import OrchestrationAlreadyExistsError
 from durable_django.core.ids import check_instance_id, check_name, new_execution_id, new_instance_id
 from durable_django.core.registry import (
     OrchestratorRegistration,
+    check_priority,
     default_registry,
     get_name,
     registration_of,

@@ -11,7 +11,7 @@ from durable_django.core import events
 from durable_django.core.critical import EntityLock
 from durable_django.core.entity import EntityInstanceId, make_signal
 from durable_django.core.ids import check_instance_id, check_name, child_instance_id, deterministic_uuid
-from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration
+from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration, check_priority
 from durable_django.core.retry import RetryPolicy
 from durable_django.core.tasks import CancellableTask, CompletableTask, TimerTask
 
@@ -66,6 +66,9 @@ class OrchestrationContext:
         input: Any = ...,
         retry_policy: RetryPolicy | None = ...,
         tags: dict[str, str] | None = ...,
+        queue: str | None = ...,
+        priority: int | None = ...,
+        limit_key: str | None = ...,
         return_type: type[T],
     ) -> CompletableTask[T]: ...
 
@@ -77,6 +80,9 @@ class OrchestrationContext:
         input: Any = ...,
         retry_policy: RetryPolicy | None = ...,
         tags: dict[str, str] | None = ...,
+        queue: str | None = ...,
+        priority: int | None = ...,
+        limit_key: str | None = ...,
         return_type: None = ...,
     ) -> CompletableTask[Any]: ...
 
@@ -87,13 +93,21 @@ class OrchestrationContext:
         input: Any = None,
         retry_policy: RetryPolicy | None = None,
         tags: dict[str, str] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        limit_key: str | None = None,
         return_type: Any = None,
     ) -> CompletableTask[Any]:
         """Schedule an activity; the task completes with what it returns.
 
         ``activity`` is the function or its registered name; ``input`` is serialised at once. A
-        ``retry_policy`` given here replaces the activity's own. ``return_type`` says what the result is
-        rebuilt as; without it the function's return annotation does.
+        ``retry_policy`` given here replaces the activity's own, and so do ``queue`` and ``priority``.
+        ``limit_key`` says whom or what a limited queue counts it against, such as a customer.
+        ``return_type`` says what the result is rebuilt as; without it the function's return annotation does.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: An argument is out of bounds, or a local activity is given a queue or a limit.
 
         Raises (when yielded):
             TaskFailedError: The activity failed, and no attempt is left.
@@ -103,6 +117,10 @@ class OrchestrationContext:
         options = options or _PLAIN_ACTIVITY
         payload = execution.options.codec.dumps(input, f"the input of activity {name!r}")
         tags = _checked_tags(tags)
+        if options.local and not (queue is None and limit_key is None):
+            raise ValueError(f"Activity {name!r} is local: no queue and no limit applies to it.")
+        if limit_key is not None:
+            check_name("limit key", limit_key)
         expected_type = execution.options.result_type(activity, return_type)
         event = events.TaskScheduledEvent(
             execution.next_task_id(),
@@ -110,9 +128,10 @@ class OrchestrationContext:
             name,
             input=payload,
             tags=tags,
-            queue=options.queue,
-            priority=options.priority or None,
+            queue=options.queue if queue is None else check_name("queue", queue),
+            priority=(options.priority or None) if priority is None else check_priority(priority),
             local=options.local or None,
+            limit_key=limit_key,
         )
         return execution.schedule(event, retry_policy or options.retry_policy, expected_type)
 
@@ -125,6 +144,8 @@ class OrchestrationContext:
         instance_id: str | None = ...,
         retry_policy: RetryPolicy | None = ...,
         version: str | None = ...,
+        queue: str | None = ...,
+        priority: int | None = ...,
         return_type: type[T],
     ) -> CompletableTask[T]: ...
 
@@ -137,6 +158,8 @@ class OrchestrationContext:
         instance_id: str | None = ...,
         retry_policy: RetryPolicy | None = ...,
         version: str | None = ...,
+        queue: str | None = ...,
+        priority: int | None = ...,
         return_type: None = ...,
     ) -> CompletableTask[Any]: ...
 
@@ -148,16 +171,20 @@ class OrchestrationContext:
         instance_id: str | None = None,
         retry_policy: RetryPolicy | None = None,
         version: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
         return_type: Any = None,
     ) -> CompletableTask[Any]:
         """Start a child; the task completes with what it returns.
 
         Without an ``instance_id`` the child gets the parent's with the task's number. The id of a live
         instance fails the task; a finished one is replaced. Without a ``version`` the worker's default for
-        children applies: a child does not inherit its parent's.
+        children applies: a child does not inherit its parent's. ``queue`` and ``priority`` given here replace
+        the orchestrator's own; where neither says anything, the parent's hold.
 
         Raises:
-            ValueError: ``instance_id`` cannot be an instance id, or ``version`` a version.
+            TypeError: ``priority`` is no number.
+            ValueError: ``instance_id``, ``version``, ``queue`` or ``priority`` cannot be one.
             RuntimeError: There is a critical section.
 
         Raises (when yielded):
@@ -181,8 +208,8 @@ class OrchestrationContext:
             name,
             version=execution.options.default_version if version is None else version,
             input=payload,
-            queue=options.queue,
-            priority=options.priority or None,
+            queue=options.queue if queue is None else check_name("queue", queue),
+            priority=(options.priority or None) if priority is None else check_priority(priority),
         )
         return execution.schedule(event, retry_policy, expected_type)
 

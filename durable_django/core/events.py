@@ -167,6 +167,7 @@ class TaskScheduledEvent(HistoryEvent):
     queue: str | None = None
     priority: int | None = None
     local: bool | None = None
+    limit_key: str | None = None
 
 
 @dataclass(slots=True)

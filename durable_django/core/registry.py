@@ -273,7 +273,7 @@ def make_orchestrator(
         name=_name("orchestrator", fn, name),
         fn=fn,
         queue=known.queue if queue is None else check_name("queue", queue),
-        priority=known.priority if priority is None else _check_priority(priority),
+        priority=known.priority if priority is None else check_priority(priority),
     )
 
 
@@ -296,7 +296,7 @@ def make_activity(
         name=_name("activity", fn, name),
         fn=fn,
         queue=known.queue if queue is None else check_name("queue", queue),
-        priority=known.priority if priority is None else _check_priority(priority),
+        priority=known.priority if priority is None else check_priority(priority),
         retry_policy=known.retry_policy if retry_policy is None else retry_policy,
         is_async=_is_async(fn),
         local=known.local if local is None else _check_flag("local", local),
@@ -328,7 +328,8 @@ def _name(kind: str, fn: Function, given: str | None) -> str:
     return check_name(kind, get_name(fn) if given is None else given)
 
 
-def _check_priority(priority: object) -> int:
+def check_priority(priority: object) -> int:
+    """Return ``priority`` if it is one."""
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise TypeError(f"priority must be an int, not {type(priority).__name__}")
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:

@@ -36,6 +36,7 @@ _TASK_FIELDS = (
     "deliveries",
     "lease_token",
     "worker",
+    "limit_key",
 )
 
 
@@ -50,6 +51,7 @@ class Leased(NamedTuple):
     name: str
     input: str | None
     queue: str
+    limit_key: str | None
     queued_at: datetime
 
     @classmethod
@@ -66,6 +68,7 @@ class Leased(NamedTuple):
             event.name,
             event.input,
             queue,
+            event.limit_key,
             queued_at,
         )
 
@@ -82,6 +85,7 @@ class NewActivity(NamedTuple):
     version: str | None
     queue: str
     priority: int
+    limit_key: str | None = None
     token: int | None = None
 
 
@@ -133,6 +137,7 @@ def add(
                 0 if task.token is None else 1,
                 task.token,
                 None if task.token is None else worker,
+                task.limit_key,
             )
             for task in new
         ],
@@ -148,26 +153,34 @@ def ask_due(
     """
     if limit <= 0:
         return list
+    condition, parameters = served.condition(cursor.db.vendor, "a.")
+    found = ask_rows(cursor, condition, parameters, now, limit)
+    return lambda: lease_rows(cursor, found(), worker, lease_until)
+
+
+def ask_rows(
+    cursor: CursorWrapper, condition: str, parameters: Sequence[Any], now: datetime, limit: int
+) -> Callable[[], list[tuple[Any, ...]]]:
+    """Lock up to ``limit`` activities ``a`` whose time has come, for `lease_rows`."""
     vendor = cursor.db.vendor
-    condition, parameters = served.condition(vendor, "a.")
     lock = {"postgresql": " FOR NO KEY UPDATE OF a SKIP LOCKED", "sqlite": ""}.get(
         vendor, " FOR UPDATE SKIP LOCKED"
     )
-    found = rows.ask(
+    return rows.ask(
         cursor,
         f"SELECT a.id, a.instance_id,"
         f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = a.instance_id),"
-        f" a.execution_id, a.task_id, a.name, a.input, a.queue, a.created_at"
-        f" FROM {table(ActivityTask, vendor)} a WHERE a.visible_at <= %s{condition}"
+        f" a.execution_id, a.task_id, a.name, a.input, a.queue, a.limit_key,"
+        f" a.created_at FROM {table(ActivityTask, vendor)} a WHERE a.visible_at <= %s{condition}"
         f" ORDER BY a.priority DESC, a.visible_at, a.id LIMIT %s{lock}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
     )
-    return lambda: _leased(cursor, found(), worker, lease_until)
 
 
-def _leased(
+def lease_rows(
     cursor: CursorWrapper, found: Sequence[tuple[Any, ...]], worker: str, lease_until: datetime
 ) -> list[Leased]:
+    """Lease what `ask_rows` has found; orphans among it are deleted."""
     if not found:
         return []
     until = clock.to_database(cursor.db.alias, lease_until)
@@ -238,6 +251,37 @@ def record(cursor: CursorWrapper, tokens: Sequence[int]) -> Callable[[], list[Re
     found = cursor.fetchall()
     rows.delete(cursor, ActivityTask, "id", [row[0] for row in found])
     return lambda: [Recorded(*row[1:]) for row in found]
+
+
+def take_over(using: str, token: int, worker: str, until: datetime) -> Leased | None:
+    """Lease an activity anew that was handed over with a token, to whoever begins it; None if it is gone.
+
+    With a token of its own: who comes later with the same one, since a message came twice, gets nothing.
+    """
+    with transaction.atomic(using):
+        tasks = ActivityTask.objects.using(using).filter(lease_token=token)
+        if connections[using].features.has_select_for_update:
+            tasks = tasks.select_for_update()
+        task = tasks.first()
+        instance = None if task is None else Instance.objects.using(using).filter(pk=task.instance_id).first()
+        if task is None or instance is None:
+            return None
+        new = new_token()
+        ActivityTask.objects.using(using).filter(pk=task.pk).update(
+            lease_token=new, visible_at=clock.aware(until), worker=worker
+        )
+    return Leased(
+        new,
+        task.instance_id,
+        instance.instance_id,
+        task.execution_id,
+        task.task_id,
+        task.name,
+        task.input,
+        task.queue,
+        task.limit_key,
+        clock.from_orm(task.created_at),
+    )
 
 
 def renew(using: str, tokens: Sequence[int], until: datetime) -> None:

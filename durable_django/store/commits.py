@@ -199,6 +199,7 @@ class Batch:
                 instance.version,
                 queue,
                 priority,
+                event.limit_key,
                 token,
             )
         )

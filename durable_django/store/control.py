@@ -59,7 +59,7 @@ def raise_event(using: str, instance_id: str, name: str, data: str | None) -> No
     now = clock.now()
     event = events.EventRaisedEvent(-1, now, name, data)
     with connections[using].cursor() as cursor:
-        _post(cursor, [NewMessage(key, event)], now, suspended=status == InstanceStatus.SUSPENDED)
+        post(cursor, [NewMessage(key, event)], now, suspended=status == InstanceStatus.SUSPENDED)
 
 
 def terminate(
@@ -231,7 +231,7 @@ def raise_conflict(instance: Instance, what: str, needed: str) -> NoReturn:
 # ------------------------------------------------------------------------------------- messages
 
 
-def _post(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime, *, suspended: bool) -> None:
+def post(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime, *, suspended: bool) -> None:
     """Insert messages for instances that were suspended a moment ago, or were not.
 
     They are never born held: a resume that commits at the same moment would not see them, and nobody would
@@ -323,7 +323,7 @@ def _tell_parents(cursor: CursorWrapper, ended: Sequence[Instance]) -> None:
         event = events.SubOrchestrationInstanceFailedEvent(-1, now, child.parent_task_id, failure)
         message = NewMessage(child.parent_id, event, child.parent_execution_id)
         is_suspended = statuses[child.parent_id] == InstanceStatus.SUSPENDED
-        _post(cursor, [message], now, suspended=is_suspended)
+        post(cursor, [message], now, suspended=is_suspended)
 
 
 # ------------------------------------------------------------------------------------- restart

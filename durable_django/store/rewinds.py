@@ -308,6 +308,7 @@ class _Rewind:
             version=instance.version,
             queue=decision.queue or instance.queue,
             priority=instance.priority if decision.priority is None else decision.priority,
+            limit_key=decision.limit_key,
         )
 
     def _child(self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent) -> NewInstance:

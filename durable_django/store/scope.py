@@ -16,19 +16,20 @@ Names = Mapping[str, frozenset[str]]
 class Served:
     """Queues, names and versions of one sort of work; None is all.
 
-    What has one of the ``rejected_versions`` or ``other_names`` is not taken.
+    What has one of the ``rejected_versions``, ``other_names`` or ``other_queues`` is not taken.
     """
 
     queues: frozenset[str] | None = None
     names: Names | None = None
     rejected_versions: frozenset[str | None] = frozenset()
     other_names: frozenset[str] = frozenset()
+    other_queues: frozenset[str] = frozenset()
 
     def takes(self, queue: str, name: str, version: str | None) -> bool:
         """Tell whether work of this queue, name and version is taken."""
         if (self.queues is not None and queue not in self.queues) or version in self.rejected_versions:
             return False
-        if name in self.other_names:
+        if name in self.other_names or queue in self.other_queues:
             return False
         if self.names is None:
             return True
@@ -48,6 +49,14 @@ class Served:
         """Return what of this has none of ``names``."""
         return replace(self, other_names=self.other_names | names) if names else self
 
+    def on(self, queue: str) -> Served:
+        """Return what of this is in one queue."""
+        return replace(self, queues=frozenset({queue}), other_queues=frozenset())
+
+    def off(self, queues: frozenset[str]) -> Served:
+        """Return what of this is in none of these queues."""
+        return replace(self, other_queues=self.other_queues | queues)
+
     def condition(self, vendor: str, prefix: str = "") -> tuple[str, list[Any]]:
         """Return the same as SQL, with its parameters; empty where everything is taken."""
         conditions: list[str] = []
@@ -61,6 +70,9 @@ class Served:
             add(*any_of(vendor, f"{prefix}queue", sorted(self.queues)))
         if self.names is not None:
             add(*self._names_condition(vendor, prefix))
+        if self.other_queues:
+            in_others, values = any_of(vendor, f"{prefix}queue", sorted(self.other_queues))
+            add(f"NOT {in_others}", values)
         if self.other_names:
             in_others, values = any_of(vendor, f"{prefix}name", sorted(self.other_names))
             add(f"NOT {in_others}", values)

@@ -53,6 +53,7 @@ class TurnLoop:
         self._processor = processor
         self._pool = pool
         self._entities_touched: Callable[[Iterable[Address]], None] = lambda _: None
+        self._activities_changed: Callable[[], None] = lambda: None
         self._poll_interval = poll_interval
         self._careful = careful
         self._note = note
@@ -99,6 +100,10 @@ class TurnLoop:
     def tell_of_entities(self, receiver: Callable[[Iterable[Address]], None]) -> None:
         """Have ``receiver`` told which entities have something to do."""
         self._entities_touched = receiver
+
+    def tell_of_activities(self, receiver: Callable[[], None]) -> None:
+        """Have ``receiver`` told when activities were left to be claimed, or have ended."""
+        self._activities_changed = receiver
 
     def drain(self) -> None:
         """Take on nothing new from now on, but record what comes in."""
@@ -199,6 +204,8 @@ class TurnLoop:
         self._pool.submit(report.leased)
         committed = report.committed
         self._entities_touched(committed.entities)
+        if work.results or committed.unleased:
+            self._activities_changed()
         self._keys |= committed.touched | report.again
         self._alone |= report.alone
         self._local |= dict.fromkeys(sorted(report.local))

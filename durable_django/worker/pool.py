@@ -70,6 +70,11 @@ class ActivityPool:
         return max(0, self._thread_count + int(ahead) - len(self._waiting) - len(self._running))
 
     @property
+    def idle_threads(self) -> int:
+        """How many threads have nothing to do, and nothing waiting for them."""
+        return max(0, self._thread_count - len(self._waiting) - len(self._running))
+
+    @property
     def free_on_loop(self) -> int:
         """How many more ``async def`` activities to take in now; none where none are registered."""
         if not self._has_async:

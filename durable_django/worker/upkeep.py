@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db import connections
 
 from durable_django.conf import settings
-from durable_django.store import activities, clock, retention, wakeup, workers
+from durable_django.store import activities, clock, queues, retention, wakeup, workers
 from durable_django.store.claims import Claimed
 from durable_django.worker.pool import ActivityPool
 
@@ -153,3 +153,4 @@ class Upkeep:
             self._enter()  # Somebody took us for dead; our leases are renewed, if we still have them.
         self.bury_dead()
         retention.sweep(self._using)
+        queues.sweep(self._using)

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +21,14 @@ from durable_django.core.serialization import DataConverter, PayloadCodec
 from durable_django.core.versioning import VersioningOptions
 from durable_django.scheduled import definitions
 from durable_django.store import activities, wakeup, workers
+from durable_django.store.scope import Served
 from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.entities import EntityProcessor
 from durable_django.worker.entity_loop import EntityLoop
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.options import ConcurrencyOptions, WorkItemFilters, scope_of
 from durable_django.worker.pool import ActivityPool
+from durable_django.worker.queue_loop import QueueLoop, special_queues
 from durable_django.worker.turns import TurnProcessor
 from durable_django.worker.upkeep import Upkeep, Watch
 
@@ -187,10 +189,12 @@ class DurableTaskWorker:
         default_version = self._versioning.default_version if self._versioning else None
         options = ExecutionOptions(self._registry, self._codec, self._maximum_timer_interval, default_version)
         watch = Watch()
+        scope = scope_of(self._queues, filters)
         processor = TurnProcessor(
             self._using,
             options,
-            scope_of(self._queues, filters),
+            # Those that are claimed by themselves are the queue loop's.
+            replace(scope, activities=scope.activities.off(special_queues())),
             worker=identity,
             versioning=self._versioning,
             batch_instances=self._concurrency.maximum_concurrent_orchestration_work_items,
@@ -198,7 +202,16 @@ class DurableTaskWorker:
         )
         entities = EntityProcessor(self._using, self._registry, self._codec, processor.scope.entities)
         runner = ActivityRunner(self._registry, self._codec, self._name or identity)
-        return _Parts(identity, processor, entities, runner, watch, self._concurrency, self._poll_interval)
+        return _Parts(
+            identity,
+            processor,
+            scope.activities,
+            entities,
+            runner,
+            watch,
+            self._concurrency,
+            self._poll_interval,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +220,7 @@ class _Parts:
 
     identity: str
     processor: TurnProcessor
+    activities: Served
     entities: EntityProcessor
     runner: ActivityRunner
     watch: Watch
@@ -236,6 +250,14 @@ class _Running:
             concurrent=concurrency.maximum_concurrent_activity_work_items,
         )
         self._outbox = wakeup.Outbox(using)
+        self._queue_loop = QueueLoop(
+            using,
+            parts.activities,
+            parts.processor.options.registry,
+            self._pool,
+            worker=parts.identity,
+            poll_interval=self._longest_pause,
+        )
         self._upkeep = Upkeep(using, parts.identity, self._pool, parts.watch, self._enter)
         self.loop = TurnLoop(
             parts.processor,
@@ -254,6 +276,7 @@ class _Running:
             outbox=self._outbox,
         )
         self.loop.tell_of_entities(self._entities.submit)
+        self.loop.tell_of_activities(self._queue_loop.hint)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._turn, name="durable-turns", daemon=True)
         self._wakeups = ExitStack()
@@ -266,7 +289,9 @@ class _Running:
         self._wakeups.enter_context(hub.worker(self.loop.hint, self.loop.hint_start, listen=self._listen))
         if self._has_entities:  # Else it is enough to look now and then, for calls that nobody can answer.
             self._wakeups.enter_context(hub.worker(self._entities.hint, listen=self._listen))
+        self._wakeups.enter_context(hub.worker(self._queue_loop.hint, listen=self._listen))
         self._pool.start()
+        self._queue_loop.start()
         self._entities.start()
         self._outbox.start()
         self._upkeep.start()
@@ -275,6 +300,7 @@ class _Running:
     def stop(self) -> None:
         """Drain, give back what is left, and leave."""
         self.loop.drain()
+        self._queue_loop.stop()
         deadline = time.monotonic() + settings.SHUTDOWN_GRACE_SECONDS
         activities.release(self._using, self._pool.give_back())
         while not self._pool.is_idle and time.monotonic() < deadline:
@@ -303,7 +329,7 @@ class _Running:
             remaining = None if deadline is None else deadline - time.monotonic()
             if not self.loop.is_idle.wait(remaining):
                 return False
-            if self._entities.is_idle and self.loop.is_idle.is_set():
+            if self._entities.is_idle and self._queue_loop.is_idle and self.loop.is_idle.is_set():
                 return True
             if remaining is not None and remaining <= 0:
                 return False
