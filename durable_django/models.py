@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from django.contrib.contenttypes.fields import GenericForeignKey
-from django.contrib.contenttypes.models import ContentType
+from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -78,19 +78,9 @@ class Instance(models.Model):
     )
     parent_task_id = models.IntegerField(_("parent's task id"), null=True, blank=True)
 
-    # A row of a project's own, such as an order. No constraint here either: a start locks no content type.
-    subject_type = models.ForeignKey(
-        ContentType,
-        models.SET_NULL,
-        verbose_name=_("subject's type"),
-        null=True,
-        blank=True,
-        db_constraint=False,
-        db_index=False,
-        related_name="+",
-    )
+    # A generic foreign key, by the model's label: content types are not everywhere, and differ by database.
+    subject_type = models.CharField(_("subject's type"), max_length=NAME_LENGTH, null=True, blank=True)
     subject_id = models.CharField(_("subject's key"), max_length=NAME_LENGTH, null=True, blank=True)
-    subject = GenericForeignKey("subject_type", "subject_id")
 
     start_at = models.DateTimeField(_("start at"))
     created_at = models.DateTimeField(_("created at"))
@@ -144,6 +134,18 @@ class Instance(models.Model):
 
     def __str__(self) -> str:
         return self.instance_id
+
+    @property
+    def subject(self) -> models.Model | None:
+        """The object that it is about; None if there is none, or it is gone, or its model is."""
+        if self.subject_type is None or self.subject_id is None:
+            return None
+        try:
+            model = apps.get_model(self.subject_type)
+            found: models.Model | None = model._base_manager.filter(pk=self.subject_id).first()
+        except (LookupError, ValidationError, ValueError):
+            return None
+        return found
 
 
 class HistoryEvent(models.Model):

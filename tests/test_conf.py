@@ -41,6 +41,8 @@ def test_the_defaults() -> None:
         "BATCH_EVENTS": 5000,
         "CACHE_EXECUTIONS": 10_000,
         "ACTIVITY_THREADS": 16,
+        "QUEUE_LIMITS": {},
+        "DISPATCHERS": {},
         "ENTITY_THREADS": 4,
         "AUTODISCOVER_MODULE": "workflows",
         "SLOW_TURN_SECONDS": 1.0,

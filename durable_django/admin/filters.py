@@ -13,7 +13,8 @@ from django.utils.translation import gettext_lazy as _
 from durable_django.conf import settings
 from durable_django.core.registry import default_registry
 from durable_django.models import Instance
-from durable_django.store import monitoring, subjects
+from durable_django.store import monitoring
+from durable_django.store.subjects import Subject
 
 _LATEST = 200
 """Of how many instances the versions and tags are offered."""
@@ -108,7 +109,7 @@ class SubjectFilter(_Chosen):
     def keep(self, queryset: QuerySet[Instance], value: str) -> QuerySet[Instance]:
         """Return those that are about it."""
         try:
-            return queryset.filter(subjects.about(queryset.db, value))
+            return queryset.filter(Subject.parse(value).condition)
         except ValueError:
             return queryset.none()
 

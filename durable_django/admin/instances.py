@@ -34,7 +34,8 @@ from durable_django.client.steering import ACTIONS
 from durable_django.conf import settings
 from durable_django.core.registry import default_registry
 from durable_django.models import Instance
-from durable_django.store import clock, families, monitoring, subjects
+from durable_django.store import clock, families, monitoring
+from durable_django.store.subjects import Subject
 
 
 @admin.register(Instance)
@@ -87,7 +88,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         if equals and key:
             found |= Q(monitoring.tagged(queryset.db, key, value))
         with suppress(ValueError):
-            found |= subjects.about(queryset.db, term)
+            found |= Subject.parse(term).condition
         return queryset.filter(found), False
 
     @admin.display(description=gettext_lazy("status"), ordering="status")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
 
+from django.apps import apps
+from django.contrib import admin
 from django.contrib.admin import AdminSite
+from django.contrib.admin.checks import InlineModelAdminChecks
 from django.contrib.admin.utils import quote
-from django.contrib.contenttypes.admin import GenericTabularInline
-from django.contrib.contenttypes.models import ContentType
-from django.core.exceptions import ValidationError
+from django.core.checks import CheckMessage
 from django.db.models import Model, QuerySet
+from django.forms.models import BaseModelFormSet, modelformset_factory
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
@@ -20,10 +22,46 @@ from durable_django.admin import words
 from durable_django.admin.base import APP
 from durable_django.conf import settings
 from durable_django.models import Instance
-from durable_django.store import clock, monitoring, subjects
+from durable_django.store import clock, monitoring
+from durable_django.store.subjects import Subject
+
+if TYPE_CHECKING:
+    _Inline = admin.TabularInline[Any, Any]
+    _FormSet = BaseModelFormSet[Any, Any]
+else:  # generic in the stubs alone
+    _Inline = admin.TabularInline
+    _FormSet = BaseModelFormSet
 
 
-class DurableInstancesInline(GenericTabularInline):
+class _NoForms(_FormSet):
+    """A form set without forms, so that instances may come and go while people edit the object."""
+
+    def __init__(self, *args: Any, instance: Any = None, save_as_new: bool = False, **kwargs: Any) -> None:
+        self.instance = instance
+        super().__init__(*args, **kwargs | {"queryset": Instance.objects.none()})
+
+    @classmethod
+    def get_default_prefix(cls) -> str:
+        return "durable-instances"
+
+    def initial_form_count(self) -> int:
+        return 0  # Whatever is sent: nothing is written through here.
+
+    def total_form_count(self) -> int:
+        return 0
+
+
+class _Checks(InlineModelAdminChecks):
+    """All but the one that looks for a foreign key to the object's model: there is none."""
+
+    def _check_relation(self, obj: Any, parent_model: type[Model]) -> list[CheckMessage]:
+        return []
+
+    def _check_exclude_of_parent_model(self, obj: Any, parent_model: type[Model]) -> list[CheckMessage]:
+        return []
+
+
+class DurableInstancesInline(_Inline):
     """Shows the latest instances that are about an object on the object's own admin page.
 
     ```
@@ -38,8 +76,7 @@ class DurableInstancesInline(GenericTabularInline):
     """
 
     model = Instance
-    ct_field = "subject_type"
-    ct_fk_field = "subject_id"
+    checks_class = _Checks
     tag: str | None = None
     most = 10
     """How many are shown."""
@@ -52,9 +89,13 @@ class DurableInstancesInline(GenericTabularInline):
     class Media:
         css: ClassVar = {"all": ["durable_django/admin.css"]}
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return nothing: the form set has no forms, so that instances may come and go while people edit."""
-        return Instance.objects.none()
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        """Return the class of an empty form set."""
+        return modelformset_factory(Instance, fields=[], formset=_NoForms, extra=0, max_num=0)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[()]:
+        """Return no fields."""
+        return ()
 
     def instances_of(self, target: Model) -> QuerySet[Instance]:
         """Return the instances that are about an object, the latest first."""
@@ -62,7 +103,7 @@ class DurableInstancesInline(GenericTabularInline):
         query = Instance.objects.using(using).order_by("-created_at", "-pk")
         if self.tag is not None:
             return query.filter(monitoring.tagged(using, self.tag, str(target.pk)))
-        return query.filter(subjects.subject_of(using, target).condition)
+        return query.filter(Subject.of(target).condition)
 
     def rows(self, target: Model) -> list[dict[str, Any]]:
         """Return what the page shows of each, and of one more if there are more."""
@@ -82,7 +123,7 @@ class DurableInstancesInline(GenericTabularInline):
         """Return what the list of instances is to be asked for to show all of them."""
         if self.tag is not None:
             return urlencode({"tag": f"{self.tag}={target.pk}"})
-        return urlencode({"subject": f"{target._meta.label_lower}:{target.pk}"})
+        return urlencode({"subject": str(Subject.of(target))})
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether a row may be added: never."""
@@ -99,20 +140,19 @@ class DurableInstancesInline(GenericTabularInline):
 
 def subject_link(site: AdminSite, request: HttpRequest, instance: Instance) -> str | None:
     """Return what an instance is about, as a link to its admin page if the user may view that."""
-    text = subjects.text_of(settings.DATABASE_ALIAS, instance)
-    if text is None or instance.subject_type_id is None:
+    subject = Subject.kept_by(instance)
+    if subject is None:
         return None
-    types = ContentType.objects.db_manager(settings.DATABASE_ALIAS)
-    model = types.get_for_id(instance.subject_type_id).model_class()
-    admin = site._registry.get(model) if model is not None else None
-    if model is None or admin is None:
-        return text
     try:
-        target = model._default_manager.filter(pk=instance.subject_id).first()
-        if target is None or not admin.has_view_permission(request, target):
-            return text
-        name = f"{site.name}:{model._meta.app_label}_{model._meta.model_name}_change"
-        url = reverse(name, args=[quote(target.pk)])
-    except (NoReverseMatch, ValidationError, ValueError):
-        return text
+        page = site._registry.get(apps.get_model(subject.type))
+    except (LookupError, ValueError):
+        page = None
+    target = None if page is None else instance.subject
+    if page is None or target is None or not page.has_view_permission(request, target):
+        return str(subject)
+    meta = page.opts
+    try:
+        url = reverse(f"{site.name}:{meta.app_label}_{meta.model_name}_change", args=[quote(target.pk)])
+    except NoReverseMatch:
+        return str(subject)
     return format_html('<a href="{}">{}</a>', url, target)

@@ -25,7 +25,7 @@ from durable_django.core.registry import (
 from durable_django.core.serialization import PayloadCodec
 from durable_django.store import clock
 from durable_django.store.instances import NewInstance
-from durable_django.store.subjects import Subject, subject_of
+from durable_django.store.subjects import Subject
 
 Orchestrator = Callable[..., Any]
 
@@ -55,7 +55,6 @@ class Start:
         tags: Mapping[str, str] | None,
         start_at: datetime | None,
         subject: Model | None,
-        using: str,
     ) -> Start:
         """Check what a caller has given, and fill in the orchestrator's own options and the settings'.
 
@@ -76,7 +75,7 @@ class Start:
             priority=options.priority if priority is None else check_priority(priority),
             tags=check_tags(tags, codec),
             start_at=check_time("start_at", start_at) or clock.now(),
-            subject=None if subject is None else subject_of(using, subject),
+            subject=None if subject is None else Subject.of(subject),
         )
 
     def one(self, input: Any, instance_id: str | None) -> NewInstance:

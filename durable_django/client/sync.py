@@ -43,7 +43,7 @@ from durable_django.store import (
 )
 from durable_django.store.entity_queries import EntityRow
 from durable_django.store.queries import StateRow
-from durable_django.store.subjects import subject_of
+from durable_django.store.subjects import Subject
 
 _STARTED_STATUSES = frozenset(OrchestrationStatus) - {OrchestrationStatus.PENDING}
 
@@ -123,7 +123,6 @@ class DurableTaskClient:
             tags=tags,
             start_at=start_at,
             subject=subject,
-            using=self.using,
         )
         new = start.one(input, instance_id)
         starts.start(self.using, new, _replaceable(reuse_id_policy))
@@ -166,7 +165,6 @@ class DurableTaskClient:
             tags=tags,
             start_at=start_at,
             subject=subject,
-            using=self.using,
         )
         new = start.many(inputs, instance_ids)
         if new:
@@ -192,7 +190,7 @@ class DurableTaskClient:
             created_from=check_time("created_time_from", query.created_time_from),
             created_to=check_time("created_time_to", query.created_time_to),
             statuses=query.runtime_status or None,
-            subject=None if query.subject is None else subject_of(self.using, query.subject),
+            subject=None if query.subject is None else Subject.of(query.subject),
             payloads=query.fetch_inputs_and_outputs,
             page_size=check_count("max_instance_count", query.max_instance_count, DEFAULT_STATES_PAGE_SIZE),
         )

@@ -7,10 +7,7 @@ from django.db.models import Q
 
 
 class Migration(migrations.Migration):
-    dependencies: ClassVar = [
-        ("contenttypes", "0002_remove_content_type_name"),
-        ("durable_django", "0002_listing"),
-    ]
+    dependencies: ClassVar = [("durable_django", "0002_listing")]
 
     operations: ClassVar = [
         migrations.AddField(
@@ -21,16 +18,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="instance",
             name="subject_type",
-            field=models.ForeignKey(
-                to="contenttypes.contenttype",
-                on_delete=models.SET_NULL,
-                verbose_name="subject's type",
-                null=True,
-                blank=True,
-                db_constraint=False,
-                db_index=False,
-                related_name="+",
-            ),
+            field=models.CharField(blank=True, max_length=255, null=True, verbose_name="subject's type"),
         ),
         migrations.AddIndex(
             model_name="instance",

@@ -15,13 +15,13 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from durable_django.conf import settings
 from durable_django.core.errors import scrub
 from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import STORABLE, aware_datetime
 from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
 from durable_django.rest_framework.problems import invalid
-from durable_django.store import clock, monitoring, subjects
+from durable_django.store import clock, monitoring
+from durable_django.store.subjects import Subject
 
 TAG = "tag."
 PAYLOADS = "payloads"
@@ -69,7 +69,7 @@ class _Reference(forms.CharField):
         if not value:
             return None
         try:
-            return subjects.about(settings.DATABASE_ALIAS, value)
+            return Subject.parse(value).condition
         except ValueError as error:
             raise forms.ValidationError(str(error), code="invalid") from error
 

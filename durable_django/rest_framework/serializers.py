@@ -24,7 +24,7 @@ from durable_django.rest_framework.fields import (
     TextField,
 )
 from durable_django.rest_framework.payloads import moment
-from durable_django.store import subjects
+from durable_django.store.subjects import Subject
 
 STATUSES = [status.name for status in InstanceStatus]
 HEALTH = ("ok", "unavailable")
@@ -197,7 +197,7 @@ class InstanceSerializer(serializers.Serializer[Instance]):
             "waiting_for": instance.waiting_for,
             "tags": instance.tags or {},
             "parent": instance.parent_instance_id,
-            "subject": subjects.text_of(instance._state.db, instance),
+            "subject": None if (subject := Subject.kept_by(instance)) is None else str(subject),
             "failure": None if instance.failure is None else json.loads(instance.failure),
             "created_at": moment(instance.created_at),
             "start_at": moment(instance.start_at),

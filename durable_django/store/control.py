@@ -25,10 +25,11 @@ from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Message, MessageKind
 from durable_django.signals import orchestration_terminated
-from durable_django.store import clock, families, inbox, instances, operations, rows, subjects, wakeup
+from durable_django.store import clock, families, inbox, instances, operations, rows, wakeup
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
+from durable_django.store.subjects import Subject
 
 _TERMINATED_FIELDS = (
     "status",
@@ -339,7 +340,7 @@ def _copy(instance: Instance, now: datetime) -> NewInstance:
         priority=instance.priority,
         input=instance.input,
         tags=instance.tags,
-        subject=subjects.kept_by(instance),
+        subject=Subject.kept_by(instance),
         start_at=now,
     )
 

@@ -125,7 +125,7 @@ def _fill(count: int) -> None:
             INSERT INTO durable_django_instance (
                 instance_id, execution_id, name, version, queue, priority, status, input, output, failure,
                 tags, waiting_for, parent_id, parent_task_id, start_at, created_at, last_updated_at,
-                completed_at, next_sequence, turn, tries, subject_type_id, subject_id)
+                completed_at, next_sequence, turn, tries, subject_type, subject_id)
             SELECT 'order-' || n, md5(n::text), 'flow' || n %% 20,
                 CASE WHEN n %% 10 = 0 THEN (n / 10 %% 4)::text END,
                 CASE WHEN n %% 10 = 0 THEN 'queue' || n / 10 %% 5 ELSE 'default' END, 0, status,
@@ -135,7 +135,7 @@ def _fill(count: int) -> None:
                                                              'region', (n %% 5)::text) END,
                 '[]', CASE WHEN n > 100000 AND n %% 10 = 1 THEN n %% 100000 END, 1, at, at, at,
                 CASE WHEN status IN (1, 3, 5) THEN at + interval '1 minute' END, 10, 5, 0,
-                CASE WHEN n %% 4 = 0 THEN (SELECT id FROM django_content_type WHERE model = 'user') END,
+                CASE WHEN n %% 4 = 0 THEN 'auth.user' END,
                 CASE WHEN n %% 4 = 0 THEN (n %% 100000)::text END
             FROM (
                 SELECT n, %s::timestamptz + n * interval '30 seconds' AS at,

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group, User
-from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
 
 from durable_django.client import (
@@ -70,15 +69,17 @@ def test_instances_are_found_by_it(client: DurableTaskClient, ada: User) -> None
 
 @pytest.mark.parametrize("new_id", [True, False])
 def test_a_restart_keeps_it(client: DurableTaskClient, ada: User, new_id: bool) -> None:
-    kind = ContentType.objects.get_for_model(User)
-    factories.make_instance("done", InstanceStatus.COMPLETED, subject_type=kind, subject_id=str(ada.pk))
+    factories.make_instance(
+        "done", InstanceStatus.COMPLETED, subject_type="auth.user", subject_id=str(ada.pk)
+    )
     again = client.restart_orchestration("done", restart_with_new_instance_id=new_id)
     assert subject_of(again) == ada
 
 
 def test_who_takes_an_id_over_has_its_own(client: DurableTaskClient, ada: User) -> None:
-    kind = ContentType.objects.get_for_model(User)
-    factories.make_instance("done", InstanceStatus.COMPLETED, subject_type=kind, subject_id=str(ada.pk))
+    factories.make_instance(
+        "done", InstanceStatus.COMPLETED, subject_type="auth.user", subject_id=str(ada.pk)
+    )
     policy = OrchestrationIdReusePolicy(replaceable_status={OrchestrationStatus.COMPLETED})
     client.schedule_new_orchestration("flow", instance_id="done", reuse_id_policy=policy)
     assert subject_of("done") is None
@@ -119,9 +120,17 @@ def test_it_is_committed_with_its_workflow(client: DurableTaskClient) -> None:
     assert User.objects.count() == Instance.objects.count() == 0
 
 
-def test_a_content_type_that_goes_takes_no_instance_along(client: DurableTaskClient, ada: User) -> None:
-    started = client.schedule_new_orchestration("flow", subject=ada)
-    kind = ContentType.objects.create(app_label="gone", model="thing")
-    Instance.objects.update(subject_type=kind)
-    kind.delete()
-    assert subject_of(started) is None
+@pytest.mark.parametrize("subject_type", ["gone.thing", "nothing", "auth.user"])
+def test_a_model_or_a_key_that_is_none_is_nobody(subject_type: str) -> None:
+    factories.make_instance("odd", subject_type=subject_type, subject_id="no number")
+    assert subject_of("odd") is None
+
+
+def test_a_proxy_is_its_model(client: DurableTaskClient, ada: User) -> None:
+    class Proxy(User):
+        class Meta:
+            app_label = "auth"
+            proxy = True
+
+    started = client.schedule_new_orchestration("flow", subject=Proxy.objects.get(pk=ada.pk))
+    assert Instance.objects.get(instance_id=started).subject_type == "auth.user"

@@ -6,8 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
-from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
@@ -45,7 +43,7 @@ def many() -> None:
         completed_at=clock.aware(NOW + timedelta(days=1)),
         version="2",
         tags={"customer": "8", "region": "north"},
-        subject_type=ContentType.objects.get_for_model(User),
+        subject_type="auth.user",
         subject_id="4711",
         input="1",
         output='{"x": 1}',
