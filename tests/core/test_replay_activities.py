@@ -103,6 +103,64 @@ def test_decisions_carry_tags_queue_and_priority() -> None:
     assert (decided.tags, decided.queue, decided.priority) == ({"team": "red"}, "fast", 5)
 
 
+def test_a_call_has_the_last_word_on_queue_and_priority() -> None:
+    def calls(ctx: OrchestrationContext) -> Steps:
+        yield ctx.call_activity("special", queue="slow", priority=0, limit_key="customer-7")
+        yield ctx.call_sub_orchestrator("child", queue="slow", priority=-2)
+
+    def special(ctx: ActivityContext) -> None: ...
+
+    world = World(calls)
+    world.registry.declare(make_activity(special, queue="fast", priority=5))
+    world.begin()
+    world.turn(task_completed(1))
+
+    called, child = world.decisions
+    assert isinstance(called, events.TaskScheduledEvent)
+    assert isinstance(child, events.SubOrchestrationInstanceCreatedEvent)
+    assert (called.queue, called.priority, called.limit_key) == ("slow", 0, "customer-7")
+    assert (child.queue, child.priority) == ("slow", -2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"queue": ""}, ValueError),
+        ({"queue": 3}, ValueError),
+        ({"priority": "high"}, TypeError),
+        ({"priority": 40_000}, ValueError),
+        ({"limit_key": ""}, ValueError),
+        ({"limit_key": 7}, ValueError),
+    ],
+)
+def test_a_call_with_a_bad_option_decides_nothing(options: dict[str, Any], error: type[Exception]) -> None:
+    def calls(ctx: OrchestrationContext) -> Steps:
+        with pytest.raises(error):
+            ctx.call_activity("a", **options)
+        if "limit_key" not in options:
+            with pytest.raises(error):
+                ctx.call_sub_orchestrator("c", **options)
+        yield ctx.call_activity("b")
+
+    world = World(calls)
+    world.begin()
+    assert [event.name for event in world.decisions if isinstance(event, events.TaskScheduledEvent)] == ["b"]
+
+
+@pytest.mark.parametrize("options", [{"queue": "slow"}, {"limit_key": "7"}])
+def test_a_local_activity_has_no_queue_and_no_limit(options: dict[str, Any]) -> None:
+    def quick(ctx: ActivityContext) -> None: ...
+
+    def calls(ctx: OrchestrationContext) -> Steps:
+        with pytest.raises(ValueError, match="'quick' is local"):
+            ctx.call_activity("quick", **options)
+        yield ctx.call_activity("b")
+
+    world = World(calls)
+    world.registry.declare(make_activity(quick, local=True))
+    assert world.begin().status is RUNNING
+
+
 def test_tags_are_texts() -> None:
     def tagged(ctx: OrchestrationContext) -> Steps:
         with pytest.raises(TypeError, match="tags must map str to str"):

@@ -1,0 +1,58 @@
+"""Limits of queues, as the settings have them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from durable_django.core.limits import Limits, Rate
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "seconds"),
+    [("20/s", 20, 1), ("100/5m", 100, 300), (" 3 / 2h ", 3, 7200), ("1000/d", 1000, 86_400)],
+)
+def test_rates_are_read(text: str, count: int, seconds: int) -> None:
+    assert Rate.parse(text) == Rate(count, seconds)
+
+
+@pytest.mark.parametrize("text", ["", "20", "20/", "/s", "0/s", "20/0s", "-1/s", "20/w", "1.5/s", "20/s/s"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="A rate has the form count/period"):
+        Rate.parse(text)
+
+
+def test_starts_are_spaced_so_that_no_period_has_too_many() -> None:
+    assert timedelta(milliseconds=50) < Rate.parse("20/s").spacing < timedelta(milliseconds=52.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "limits are a dictionary with some of concurrency, rate, key_concurrency, key_rate"),
+        ({"concurency": 3}, "there is no limit concurency; there are concurrency, rate"),
+        ({"concurrency": 0}, "concurrency is a positive number of activities, not 0"),
+        ({"key_concurrency": True}, "key_concurrency is a positive number"),
+        ({"rate": 20}, "rate is a text such as '20/s', not 20"),
+        ({"key_rate": "20"}, "A rate has the form"),
+    ],
+)
+def test_what_is_no_limit_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Limits.parse(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Limits()),
+        ({"rate": "20/s"}, Limits(concurrency=20)),
+        ({"rate": "5/m"}, Limits(concurrency=1)),
+        ({"rate": "20/s", "concurrency": 3}, Limits(concurrency=3)),
+        ({"key_rate": "1/s", "key_concurrency": 2}, Limits(key_concurrency=2)),
+    ],
+)
+def test_other_engines_get_as_many_as_begin_in_a_second(given: Any, expected: Limits) -> None:
+    assert Limits.parse(given).without_rates == expected

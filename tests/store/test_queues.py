@@ -1,0 +1,206 @@
+"""Limited queues: what a claim takes, and what it leaves for later."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+
+from durable_django.core.limits import Limits
+from durable_django.models import ActivityTask, Instance, QueueLimit
+from durable_django.store import activities, clock, queues
+from durable_django.store.queues import Claim
+from durable_django.store.scope import Served
+from tests import factories
+from tests.factories import NOW
+
+pytestmark = pytest.mark.django_db
+
+LEASE = timedelta(seconds=60)
+MAIL = Served().on("mail")
+
+
+@pytest.fixture(autouse=True)
+def _stopped_clock() -> Iterator[None]:
+    with clock.frozen(NOW + timedelta(seconds=1)):
+        yield
+
+
+@pytest.fixture
+def instance() -> Instance:
+    return factories.make_instance()
+
+
+def fill(instance: Instance, count: int, *keys: str | None, **fields: Any) -> None:
+    """Insert activities of the queue, with these keys in turn."""
+    for number in range(count):
+        key = keys[number % len(keys)] if keys else None
+        factories.make_activity(instance, number, **{"queue": "mail", "limit_key": key} | fields)
+
+
+def claim(most: int = 100, served: Served = MAIL, **limits: Any) -> Claim:
+    parsed = Limits.parse(limits)
+    return queues.claim("default", served, "mail", parsed, worker="w", lease=LEASE, most=most)
+
+
+def keys_of(found: Claim) -> Counter[str | None]:
+    return Counter(leased.limit_key for _begins, leased in found.leased)
+
+
+def end(found: Claim, count: int) -> None:
+    with connection.cursor() as cursor, transaction.atomic():
+        activities.record(cursor, [leased.token for _begins, leased in found.leased[:count]])()
+
+
+class TestWithoutLimits:
+    def test_as_many_are_claimed_as_asked_for(self, instance: Instance) -> None:
+        fill(instance, 5)
+        fill(instance, 1, queue="other")
+        first, second = claim(3), claim(3)
+        assert (len(first.leased), first.is_full) == (3, True)
+        assert (len(second.leased), second.is_full) == (2, False)
+        assert not QueueLimit.objects.exists()
+
+
+class TestConcurrency:
+    def test_no_more_are_leased_than_may_run(self, instance: Instance) -> None:
+        fill(instance, 10)
+        first = claim(concurrency=3)
+        assert len(first.leased) == 3
+        assert claim(concurrency=3).leased == []
+        end(first, 2)
+        assert len(claim(concurrency=3).leased) == 2
+
+    def test_what_is_asked_for_is_the_other_bound(self, instance: Instance) -> None:
+        fill(instance, 10)
+        found = claim(2, concurrency=3)
+        assert (len(found.leased), found.is_full) == (2, True)
+        assert len(claim(2, concurrency=3).leased) == 1
+
+    def test_a_lease_that_has_run_out_frees_its_place(self, instance: Instance) -> None:
+        fill(instance, 2)
+        claim(concurrency=1)
+        with clock.frozen(NOW + LEASE * 2):
+            (first,) = claim(concurrency=1).leased
+        assert ActivityTask.objects.get(lease_token=first[1].token).deliveries in (1, 2)
+
+    def test_other_queues_and_names_do_not_count(self, instance: Instance) -> None:
+        fill(instance, 3, name="known")
+        fill(instance, 3, name="unknown")
+        fill(instance, 5, queue="other", lease_token=1, visible_at=clock.aware(NOW + LEASE))
+        found = claim(served=MAIL.only(frozenset({"known"})), concurrency=5)
+        assert [leased.name for _begins, leased in found.leased] == ["known"] * 3
+
+    def test_the_highest_priority_goes_first(self, instance: Instance) -> None:
+        fill(instance, 3)
+        factories.make_activity(instance, 99, queue="mail", priority=5)
+        ((_begins, leased),) = claim(concurrency=1).leased
+        assert leased.task_id == 99
+
+    def test_each_key_has_its_own(self, instance: Instance) -> None:
+        fill(instance, 9, "a", "b", None)
+        first = claim(key_concurrency=2)
+        assert keys_of(first) == {"a": 2, "b": 2, None: 3}
+        assert claim(key_concurrency=2).leased == []
+
+    def test_a_key_with_a_long_backlog_is_in_nobodys_way(self, instance: Instance) -> None:
+        fill(instance, 150, "a")
+        factories.make_activity(instance, 999, queue="mail", limit_key="b")
+        assert keys_of(claim(key_concurrency=1)) == {"a": 1, "b": 1}
+        assert claim(key_concurrency=1).leased == []
+
+    def test_both_bounds_hold(self, instance: Instance) -> None:
+        fill(instance, 12, "a", "b", "c")
+        found = claim(concurrency=4, key_concurrency=2)
+        assert len(found.leased) == 4
+        assert max(keys_of(found).values()) == 2
+
+
+class TestRates:
+    def test_each_is_told_when_it_may_begin(self, instance: Instance) -> None:
+        fill(instance, 10)
+        found = claim(rate="20/s")
+        begins = [(begins - clock.now()).total_seconds() for begins, _leased in found.leased]
+        assert begins == pytest.approx([0, 0.0505])
+        assert found.next_at is not None
+        assert (found.next_at - clock.now()).total_seconds() == pytest.approx(0.101)
+
+    def test_over_any_second_there_are_no_more_than_allowed(self, instance: Instance) -> None:
+        fill(instance, 200)
+        begins = []
+        for step in range(200):
+            with clock.frozen(NOW + timedelta(seconds=1) + step * timedelta(milliseconds=37)):
+                begins += [at for at, _leased in claim(rate="20/s").leased]
+        assert begins == sorted(begins)
+        for at in begins:
+            within = [other for other in begins if at <= other < at + timedelta(seconds=1)]
+            assert len(within) <= 20
+        assert len(begins) / 7.4 > 19
+
+    def test_what_was_not_used_is_not_made_up_for(self, instance: Instance) -> None:
+        fill(instance, 10)
+        claim(1, rate="20/s")
+        with clock.frozen(NOW + timedelta(minutes=5)):
+            assert len(claim(rate="20/s").leased) == 2
+
+    def test_a_slow_rate_says_when_to_come_again(self, instance: Instance) -> None:
+        fill(instance, 2)
+        assert len(claim(rate="1/m").leased) == 1
+        found = claim(rate="1/m")
+        assert found.leased == []
+        assert found.next_at is not None
+        assert 60 < (found.next_at - clock.now()).total_seconds() < 61
+
+    def test_each_key_has_its_own(self, instance: Instance) -> None:
+        fill(instance, 8, "a", "b", None, None)
+        found = claim(key_rate="1/s")
+        assert keys_of(found) == {"a": 1, "b": 1, None: 4}
+        assert found.next_at is not None
+        with clock.frozen(NOW + timedelta(seconds=2.1)):
+            assert keys_of(claim(key_rate="1/s")) == {"a": 1, "b": 1}
+
+    def test_a_key_that_has_to_wait_is_in_nobodys_way(self, instance: Instance) -> None:
+        fill(instance, 120, "a")
+        factories.make_activity(instance, 999, queue="mail", limit_key="b")
+        assert keys_of(claim(key_rate="1/m")) == {"a": 1, "b": 1}
+
+    def test_those_who_begin_by_themselves_take_their_turn(self) -> None:
+        limits = Limits.parse({"rate": "20/s", "key_rate": "1/s"})
+        begins = [queues.reserve("default", "mail", key, limits) for key in ("a", "b", "a", None)]
+        waits = [(at - clock.now()).total_seconds() for at in begins]
+        assert waits == pytest.approx([0, 0.0505, 1.01, 1.0605])
+
+    def test_the_state_of_keys_is_forgotten(self) -> None:
+        queues.reserve("default", "mail", "a", Limits.parse({"rate": "20/s", "key_rate": "1/s"}))
+        queues.sweep("default")
+        assert QueueLimit.objects.count() == 2
+        with clock.frozen(NOW + timedelta(days=2)):
+            queues.sweep("default")
+        assert QueueLimit.objects.get().key == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_do_not_claim_at_once(instance: Instance) -> None:
+    if not connection.features.has_select_for_update_skip_locked:
+        pytest.skip("needs a database with row locks: here one transaction excludes all others")
+    fill(instance, 10)
+    claim(1, concurrency=3)
+    found: list[Claim] = []
+
+    def other() -> None:
+        try:
+            found.append(claim(concurrency=3))
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=other)
+    with transaction.atomic():
+        QueueLimit.objects.select_for_update().get()
+        thread.start()
+        thread.join()
+    assert (found[0].is_busy, found[0].leased) == (True, [])
