@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,12 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser import chromium
 from tests.browser.browsing import Visitor
+from tests.browser.processes import worker_process
 
 # Playwright keeps an event loop in this thread, though its callers here are as synchronous as any test.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
 
-MANAGE = Path(__file__).parents[2] / "manage.py"
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
 Visit = Callable[..., Visitor]
 
 
@@ -67,10 +66,5 @@ def _closed(visitor: Visitor) -> list[str]:
 @pytest.fixture
 def worker(command_environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
     """A worker process."""
-    environment = command_environment | {"DJANGO_SETTINGS_MODULE": "tests.browser.settings"}
-    with (tmp_path / "worker.log").open("wb") as log:
-        command = [sys.executable, str(MANAGE), "durable_worker", "--poll-interval", "0.1", "--name", "press"]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with worker_process(command_environment | SETTINGS, tmp_path / "worker.log"):
         yield
-        process.terminate()
-        process.wait(30)

@@ -23,9 +23,9 @@ def instance_page(instance_id: str, page: str = "change", *rest: str) -> str:
     return reverse(f"admin:durable_django_instance_{page}", args=[pk, *rest])
 
 
-def entity_page(name: str, page: str = "change") -> str:
-    """Return the address of an entity's page; the first of that name."""
-    pk = Entity.objects.filter(name=name).values_list("pk", flat=True)[0]
+def entity_page(name: str, page: str = "change", **which: str) -> str:
+    """Return the address of an entity's page; of several of that name, say which."""
+    pk = Entity.objects.values_list("pk", flat=True).get(name=name, **which)
     return reverse(f"admin:durable_django_entity_{page}", args=[pk])
 
 

@@ -6,5 +6,5 @@ from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS as PROJECT_APPS
 from tests.settings import MIDDLEWARE as PROJECT_MIDDLEWARE
 
-INSTALLED_APPS = [*PROJECT_APPS, "tests.browser"]
+INSTALLED_APPS = [*PROJECT_APPS, "tests.browser", "tests.browser.shop"]
 MIDDLEWARE = ["tests.browser.policy.StrictPolicy", *PROJECT_MIDDLEWARE]

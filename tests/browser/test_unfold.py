@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,33 +10,21 @@ import pytest
 from playwright.sync_api import expect
 
 from durable_django.models import Message
-from tests.browser.conftest import MANAGE, Visit
+from tests.browser.conftest import Visit
 from tests.browser.places import INDEX, LIST, all_pages, entity_page, expect_status, instance_page
+from tests.browser.processes import server_process
 from tests.browser.rows import make_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-_SECONDS = 30
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.browser.unfold_settings"}
 
 
 @pytest.fixture
 def unfold(command_environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """A server in a process of its own: its settings are others."""
-    environment = command_environment | {"DJANGO_SETTINGS_MODULE": "tests.browser.unfold_settings"}
-    command = [sys.executable, "-u", str(MANAGE), "runserver", "--noreload", "--insecure", "127.0.0.1:0"]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-        yield _address(server)
-        server.terminate()
-        server.communicate(timeout=_SECONDS)
-
-
-def _address(server: subprocess.Popen[str]) -> str:
-    assert server.stdout is not None
-    for line in server.stdout:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            return found.group()
-    pytest.fail("The server does not start.")
+    with server_process(command_environment | SETTINGS, tmp_path / "server.log") as address:
+        yield address
 
 
 def test_every_page_is_there(visit: Visit, unfold: str) -> None:
