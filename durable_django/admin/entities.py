@@ -13,6 +13,7 @@ from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -126,9 +127,11 @@ class EntityAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("locked by"))
     def locked_by(self, entity: Any) -> str | None:
-        """Return the instance that holds it."""
-        holder: str | None = entity._holder
-        return holder
+        """Return the instance that holds it, and where it is."""
+        if entity._holder is None:
+            return None
+        url = reverse(f"admin:{APP}_instance_change", args=[entity.lock_instance_id])
+        return format_html('<a href="{}">{}</a>', url, entity._holder)
 
     @admin.display(description=_("backlog"))
     def backlog(self, entity: Any) -> int:
@@ -138,7 +141,8 @@ class EntityAdmin(ReadOnlyAdmin):
     @admin.display(description=_("state"))
     def pretty_state(self, entity: Entity) -> str | None:
         """Return its state, readable."""
-        return words.pretty(entity.state)
+        text = words.pretty(entity.state)
+        return None if text is None else format_html('<pre class="durable-payload">{}</pre>', text)
 
 
 def _signal(request: HttpRequest, entity: Entity, options: dict[str, Any]) -> None:

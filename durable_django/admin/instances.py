@@ -42,7 +42,7 @@ from durable_django.store.subjects import Subject
 class InstanceAdmin(ReadOnlyAdmin):
     """The orchestration instances."""
 
-    list_display = ("instance_id", "badge", "name", "version", "age", "took", "waits", "custom")
+    list_display = ("instance_id", "badge", "name", "age", "took", "waits", "custom", "version")
     list_filter = (
         "status",
         NameFilter,
