@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "images"
 LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 860}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}},
+    "light": {"color_scheme": "light", "viewport": {"width": 1360, "height": 800}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1360, "height": 800}},
     "narrow": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
 }
-_HIGHEST = {"light": 1250, "dark": 1250, "narrow": 1500}
+_HIGHEST = {"light": 1100, "dark": 1100, "narrow": 1500}
 
 
 def main() -> None:

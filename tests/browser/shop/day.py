@@ -65,14 +65,21 @@ def _past(client: DurableTaskClient, dice: random.Random) -> dict[str, timedelta
 
 def _recent(client: DurableTaskClient) -> None:
     """Start what is shown in full, and what is still under way."""
-    finished = {"number": 10477, "customer": "Margaret", "tea": "darjeeling", "packets": 3, "bad_luck": 0.6}
+    finished = {"number": 10477, "customer": "Margaret", "tea": "darjeeling", "packets": 3, "bank": "slow"}
     client.schedule_new_orchestration(
         "fulfil_order", input=finished, instance_id=FINISHED, tags={"customer": "Margaret", "channel": "web"}
     )
     client.schedule_new_orchestration(
         "import_prices", input="himalaya", instance_id=FAILED, tags={"supplier": "himalaya"}
     )
-    large = {"number": 10482, "customer": "Katherine", "tea": "sencha", "packets": 48, "is_large": True}
+    large = {
+        "number": 10482,
+        "customer": "Katherine",
+        "tea": "sencha",
+        "packets": 48,
+        "bank": "slow",
+        "is_large": True,
+    }
     client.schedule_new_orchestration(
         "fulfil_order", input=large, instance_id=RUNNING, tags={"customer": "Katherine", "channel": "trade"}
     )

@@ -15,6 +15,7 @@ Steps = Generator[task.Task[Any], Any, Any]
 RETRY = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=400), max_number_of_attempts=5)
 PRICES = "tea;price\nassam;8.20\ndarjeeling;12,9O\n"
 _FOR_LONG = 3600.0
+_heard_of: set[int] = set()
 
 
 @orchestrator
@@ -85,10 +86,11 @@ def send_newsletter(ctx: task.OrchestrationContext, customers: int) -> Steps:
 
 
 @activity
-def charge_card(ctx: task.ActivityContext, order: dict[str, Any]) -> str:
-    """Charge a card, unless its bank is slow to answer."""
+def charge_card(_: task.ActivityContext, order: dict[str, Any]) -> str:
+    """Charge a card. Customers of a slow bank need some patience."""
     _take(0.1, 0.5)
-    if random.random() < order.get("bad_luck", 0.1):
+    if order.get("bank") == "slow" and order["number"] not in _heard_of:
+        _heard_of.add(order["number"])
         raise TimeoutError("the bank does not answer")
     return f"R-{order['number']}"
 
