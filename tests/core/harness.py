@@ -100,6 +100,11 @@ class World:
         """The first turn."""
         return self.turn(self.start_event(input))
 
+    def close(self) -> None:
+        """Drop the live execution, which the garbage collector would let end in the middle of another test."""
+        if self._execution is not None:
+            self._execution.close()
+
     def replayed(self, history: Sequence[HistoryEvent] | None = None) -> Execution:
         """An execution brought up from the history."""
         execution = Execution(self.instance_id, self.options)

@@ -277,6 +277,7 @@ def test_an_execution_that_is_dropped_decides_nothing_and_logs_nothing(
         outcome = execution.turn(START, [raised("x")]) if fed else None
         execution.close()
         execution.close()
+        world.close()
 
     assert caplog.records == []
     assert execution.custom_status is None
