@@ -101,7 +101,7 @@ class World:
         return self.turn(self.start_event(input))
 
     def close(self) -> None:
-        """Drop the live execution, which the garbage collector would let end in the middle of another test."""
+        """Drop the live execution, which would end whenever the garbage collector wants, in another test."""
         if self._execution is not None:
             self._execution.close()
 
