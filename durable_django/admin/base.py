@@ -43,6 +43,7 @@ class ReadOnlyAdmin(_ModelAdmin):
 
     paginator = UncountedPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # They count the whole table, once for each choice.
     list_per_page = 50
     actions_selection_counter = False
 
