@@ -386,6 +386,11 @@ class QueueLimit(models.Model):
 class Worker(models.Model):
     """A worker process.
 
+    ``versioning`` has its own ``version``, which versions it takes (``match``) and what becomes of ``others``;
+    ``names`` what it takes: ``orchestrations`` and ``activities`` with their versions, and ``entities``. None
+    is all. ``load`` is how much it had to do at its last heartbeat. ``draining_since`` is an operator's mark,
+    ``drained_at`` the worker's answer, when nothing was left.
+
     ``suspect`` is the instance whose code it has been running for long, or, after a crash, any instance that
     it is about to run: if the process dies, that counts against the instance.
     """
@@ -396,6 +401,12 @@ class Worker(models.Model):
     pid = models.IntegerField(_("process id"))
     pid_namespace = models.CharField(_("process namespace"), max_length=NAME_LENGTH, blank=True)
     queues = models.JSONField(_("queues"), null=True, blank=True)
+    # All may be null: workers of an earlier release go on writing rows until they are replaced.
+    versioning = models.JSONField(_("versions"), null=True, blank=True)
+    names = models.JSONField(_("names"), null=True, blank=True)
+    load = models.JSONField(_("load"), null=True, blank=True)
+    draining_since = models.DateTimeField(_("draining since"), null=True, blank=True)
+    drained_at = models.DateTimeField(_("drained at"), null=True, blank=True)
     started_at = models.DateTimeField(_("started at"))
     last_heartbeat_at = models.DateTimeField(_("last heartbeat at"))
     suspect = models.ForeignKey(
@@ -412,6 +423,7 @@ class Worker(models.Model):
         verbose_name = _("worker")
         verbose_name_plural = _("workers")
         indexes: ClassVar = [models.Index(fields=["last_heartbeat_at"], name="durable_worker_heartbeat")]
+        permissions: ClassVar = [("drain_worker", _("Can drain workers"))]
 
     def __str__(self) -> str:
         return self.name or self.identity

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from operator import attrgetter
 from statistics import median
 from typing import Any
@@ -131,6 +132,19 @@ class ActivityTimes:
     count: int
     median: timedelta
     longest: timedelta
+
+
+class WorkerState(StrEnum):
+    """How a worker process is."""
+
+    ALIVE = "alive"
+    """It has shown so lately, and works."""
+    DRAINING = "draining"
+    """It has been told to take on nothing new; what it runs, if it has noticed, ends."""
+    DRAINED = "drained"
+    """Nothing of that is left."""
+    SILENT = "silent"
+    """It has not shown for `LEASE_SECONDS` that it is alive: it is about to be taken for dead."""
 
 
 def history(
@@ -303,11 +317,21 @@ def backlogs(using: str) -> Backlogs:
     )
 
 
-def workers(using: str) -> list[tuple[Worker, bool]]:
-    """Return the worker processes, each with whether it has shown that it is alive lately."""
-    since = clock.aware(clock.now() - timedelta(seconds=settings.LEASE_SECONDS))
-    found = Worker.objects.using(using).order_by("started_at", "pk")
-    return [(worker, worker.last_heartbeat_at >= since) for worker in found]
+def workers(using: str) -> list[tuple[Worker, WorkerState]]:
+    """Return the worker processes, the first to start first, each with how it is."""
+    return [
+        (worker, worker_state(worker)) for worker in Worker.objects.using(using).order_by("started_at", "pk")
+    ]
+
+
+def worker_state(worker: Worker) -> WorkerState:
+    """Return how a worker process is, by its row."""
+    silence = clock.now() - clock.from_orm(worker.last_heartbeat_at)
+    if silence > timedelta(seconds=settings.LEASE_SECONDS):
+        return WorkerState.SILENT
+    if worker.draining_since is None:
+        return WorkerState.ALIVE
+    return WorkerState.DRAINING if worker.drained_at is None else WorkerState.DRAINED
 
 
 def _activities(using: str, instance: Instance) -> list[PendingActivity]:

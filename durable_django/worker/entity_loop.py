@@ -48,6 +48,8 @@ class EntityLoop:
         self._queue: queue.SimpleQueue[Address | None] = queue.SimpleQueue()
         self._queued: set[Address] = set()
         self._again: set[Address] = set()
+        self._busy = 0
+        self._is_draining = False
         self._hinted = True
         self._pause = polling.SHORTEST
         self._has_looked = False
@@ -62,8 +64,21 @@ class EntityLoop:
         for thread in (*self._threads, self._scout):
             thread.start()
 
+    def drain(self) -> None:
+        """Take on nothing new from now on; turns that are under way end."""
+        with self._lock:
+            self._is_draining = True
+            self._again.clear()
+
+    def resume(self) -> None:
+        """Work again."""
+        with self._lock:
+            self._is_draining = False
+        self.hint()
+
     def stop(self) -> None:
-        """End the threads after the turns that are under way, and wait for them."""
+        """Drain, end the threads after the turns that are under way, and wait for them."""
+        self.drain()
         self._stopping.set()
         self._wake.set()
         for _ in self._threads:
@@ -73,9 +88,14 @@ class EntityLoop:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is known to be ready or running."""
+        """Whether nothing is known to be ready or running; of one that drains, whether nothing is running."""
         with self._lock:
-            return not (self._queued or self._hinted) and self._has_looked
+            return not self._queued and (self._is_draining or (self._has_looked and not self._hinted))
+
+    @property
+    def busy(self) -> int:
+        """How many entities perform operations now."""
+        return self._busy
 
     def hint(self) -> None:
         """Say that the tables may have something new."""
@@ -85,6 +105,8 @@ class EntityLoop:
     def submit(self, addresses: Iterable[Address]) -> None:
         """Have entities perform their operations."""
         with self._lock:
+            if self._is_draining:
+                return  # The tables have it, for other workers.
             for address in addresses:
                 if address in self._queued:
                     self._again.add(address)
@@ -100,7 +122,7 @@ class EntityLoop:
             while not self._stopping.is_set():
                 pause = _OUTAGE_SECONDS
                 try:
-                    pause = self._look_once()
+                    pause = self._poll_interval() if self._is_draining else self._look_once()
                 except Exception:
                     logger.exception("The search for entities goes on after an error, with a new connection")
                     connections[self._processor.using].close()
@@ -124,13 +146,22 @@ class EntityLoop:
     def _work(self) -> None:
         try:
             while (address := self._queue.get()) is not None:
-                if self._stopping.is_set():
+                if not self._begin(address):
                     continue
                 report = self._run(address)
                 tidy_connections()
                 self._follow(address, report)
         finally:
             connections.close_all()
+
+    def _begin(self, address: Address) -> bool:
+        """Note that an entity is busy; False if it is left to another worker."""
+        with self._lock:
+            if self._is_draining:
+                self._queued.discard(address)
+                return False
+            self._busy += 1
+            return True
 
     def _run(self, address: Address) -> EntityReport:
         try:
@@ -145,12 +176,14 @@ class EntityLoop:
     def _follow(self, address: Address, report: EntityReport) -> None:
         if report.instances:
             self._moved(report.instances)
-        if report.instances or report.entities:
-            self._outbox.work(self.hint)
         with self._lock:
+            self._busy -= 1
             self._queued.discard(address)
             again = address in self._again
             self._again.discard(address)
+            leaves = self._is_draining and (again or report.has_more)
+        if report.instances or report.entities or leaves:
+            self._outbox.work(self.hint)
         more = {address} if (again or report.has_more) and report.performed else set[Address]()
         self.submit(report.entities | more)
         if again and not report.performed:

@@ -31,6 +31,7 @@ _MOST_RESULTS = 2000
 _MOST_TIMERS = 100_000
 _LEAST_STARTS = 10
 _OUTAGE_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
 
 
 class TurnLoop:
@@ -72,8 +73,10 @@ class TurnLoop:
         self._poll_at = 0.0
         self._pause = polling.SHORTEST
         self._is_draining = False
+        self.turns = 0
+        """How many turns there have been."""
         self.is_idle = threading.Event()
-        """Set while nothing is ready and nothing runs."""
+        """Set while nothing is ready and nothing runs; while it drains, once nothing runs."""
 
     # ---------------------------------------------------------------- from other threads
 
@@ -110,6 +113,23 @@ class TurnLoop:
         self._is_draining = True
         self._wake.set()
 
+    def resume(self) -> None:
+        """Work again, beginning with a look at the tables."""
+        self._is_draining = False
+        self._unclaimed = self._hinted = True
+        self.is_idle.clear()
+        self._wake.set()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it takes on nothing, and nothing that runs is still to be recorded."""
+        return self._is_draining and self.is_idle.is_set() and self._is_at_rest
+
+    @property
+    def instances(self) -> int:
+        """How many instances are in the cache."""
+        return len(self._processor.cache)
+
     @property
     def has_results(self) -> bool:
         """Whether there are results that are not recorded yet."""
@@ -135,12 +155,16 @@ class TurnLoop:
         """Look once at what is ready, and move it."""
         was_idle = self.is_idle.is_set()
         self.is_idle.clear()
-        work = self._gather()
-        if self._is_draining:
-            work = Work(work.results)
+        is_draining = self._is_draining  # After the event: who finds both set finds nothing under way.
+        if is_draining:
+            self._let_go()
+        work = Work(self._next_results()) if is_draining else self._gather()
         has_work = work.results or work.keys or work.looks or work.claim_activities
         if not (has_work or self._alone or self._local):
-            if was_idle:
+            if is_draining and self._is_at_rest:
+                self._processor.cache.clear()
+                self.is_idle.set()
+            elif was_idle:
                 self.is_idle.set()
             return
         try:
@@ -159,23 +183,41 @@ class TurnLoop:
         self._move_local()
         self._schedule_poll(work, report)
         is_quiet = (work.scan or was_idle) and not (report.did_something or self._wake.is_set())
-        if is_quiet and self._pool.is_idle and not (self._results or self._alone or self._local):
+        if is_quiet and self._is_at_rest and not (self._alone or self._local):
             self.is_idle.set()
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether no activity is here, and no result of one."""
+        return self._pool.is_idle and not self._results
+
+    def _let_go(self) -> None:
+        """Forget what could be done: the tables have it, for other workers, and for this one once it resumes."""
+        if self._keys or self._touched or self._alone or self._local:
+            self._outbox.work(self.hint)
+        for known in (self._keys, self._touched, self._alone, self._local, self._timers):
+            known.clear()
 
     def _wait(self) -> None:
         seconds = self._poll_at - time.monotonic()
-        if self._timers:
+        if self._is_draining:  # Nothing is looked for: it is for activities that end without a result.
+            seconds = self._poll_interval() if self.is_idle.is_set() else _LOOK_SECONDS
+        elif self._timers:
             seconds = min(seconds, (self._timers[0][0] - clock.now()).total_seconds())
         if seconds > 0:
             self._wake.wait(seconds)
         self._wake.clear()
 
-    def _gather(self) -> Work:
+    def _next_results(self) -> list[ActivityResult]:
         results: list[ActivityResult] = []
         while self._results and len(results) < _MOST_RESULTS:
             results.append(self._results.popleft())
         if self._results:
             self._wake.set()
+        return results
+
+    def _gather(self) -> Work:
+        results = self._next_results()
         while self._touched:
             self._keys.add(self._touched.popleft())
         now = clock.now()
@@ -202,6 +244,7 @@ class TurnLoop:
 
     def _follow(self, work: Work, report: Report) -> None:
         self._pool.submit(report.leased)
+        self.turns += len(report.moved)
         committed = report.committed
         self._entities_touched(committed.entities)
         if work.results or committed.unleased:
@@ -221,7 +264,8 @@ class TurnLoop:
         if self._keys or self._results or report.is_full or has_more:
             self._wake.set()
         self._hinted |= report.is_full
-        if committed.unleased or report.is_full or (committed.touched and self._is_partial):
+        leaves = self._is_draining and bool(committed.entities)
+        if committed.unleased or report.is_full or leaves or (committed.touched and self._is_partial):
             self._outbox.work(self.hint)
         self._outbox.changes(report.changed, here_only=report.is_announced)
         registry = self._processor.options.registry
@@ -262,12 +306,12 @@ class TurnLoop:
         return total
 
     def _move_alone(self, key: int, results: Sequence[ActivityResult] = ()) -> Report:
-        report = self._processor.run_alone(key, results, self._pool.free)
+        report = self._processor.run_alone(key, results, 0 if self._is_draining else self._pool.free)
         self._follow(Work(results), report)
         return report
 
     def _move_suspects(self) -> None:
-        if not self._alone:
+        if self._is_draining or not self._alone:
             return
         suspects, self._alone = self._alone, set()
         for key in sorted(suspects):
@@ -277,9 +321,7 @@ class TurnLoop:
 
     def _move_local(self) -> None:
         """Run local activities, each instance's in a transaction of its own; not for long, others wait."""
-        if self._is_draining:
-            self._local.clear()  # The tables have them, for another worker.
-        if not self._local:
+        if self._is_draining or not self._local:
             return
         until = time.monotonic() + settings.LOCAL_SECONDS
         is_careful = self._careful()

@@ -82,6 +82,26 @@ class ActivityPool:
         return max(0, self._concurrent - len(self._on_loop))
 
     @property
+    def running(self) -> int:
+        """How many activities are running."""
+        return len(self._running) + len(self._on_loop)
+
+    @property
+    def waiting(self) -> int:
+        """How many activities are here and have not started."""
+        return len(self._waiting)
+
+    @property
+    def threads(self) -> int:
+        """How many plain activities run at once."""
+        return self._thread_count
+
+    @property
+    def async_slots(self) -> int:
+        """How many ``async def`` activities run at once; none where none are registered."""
+        return self._concurrent if self._has_async else 0
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing is waiting or running."""
         return not (self._waiting or self._running or self._on_loop)

@@ -89,7 +89,9 @@ class QueueLoop:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last look has found nothing, and nobody has given a hint since."""
+        """Whether the last look has found nothing, and nobody has given a hint since; or it drains."""
+        if self._is_draining:
+            return not self._soon
         return self._is_idle and not (self._soon or self._wake.is_set())
 
     def hint(self) -> None:
@@ -108,6 +110,16 @@ class QueueLoop:
         """Claim nothing more, and give back what has not been passed on."""
         self._is_draining = True
         self._wake.set()
+
+    def resume(self) -> None:
+        """Work again, beginning with a look at the queues."""
+        self._is_draining = False
+        self.hint()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it claims nothing, and has nothing."""
+        return self._is_draining and not self._soon
 
     def stop(self) -> None:
         """End the thread."""

@@ -58,6 +58,9 @@ class Watch:
 class Upkeep:
     """The worker's housekeeping: one thread watches, another keeps leases and signs of life.
 
+    ``beat`` shows that the worker is alive. It is called at every heartbeat, when the event of `follow` is set,
+    and when ``tend``, which is called often, says that there is news.
+
     Each has its own connection. On SQLite a turn that hangs keeps everybody else from writing; the warning
     about it must not wait for that.
     """
@@ -68,13 +71,17 @@ class Upkeep:
         identity: str,
         pool: ActivityPool,
         watch: Watch,
-        enter: Callable[[], None],
+        *,
+        tend: Callable[[], bool],
+        beat: Callable[[], None],
     ) -> None:
         self._using = using
         self._identity = identity
         self._pool = pool
         self._watch = watch
-        self._enter = enter
+        self._tend = tend
+        self._beat = beat
+        self._called = threading.Event()
         self._stopped = threading.Event()
         self._careful_until = 0.0
         self._has_noted = False
@@ -94,6 +101,10 @@ class Upkeep:
         if workers.bury_dead(self._using, silence):
             self._careful_until = time.monotonic() + CAREFUL_SECONDS
             wakeup.announce_work(self._using)  # What it had leased is anybody's.
+
+    def follow(self, called: threading.Event) -> None:
+        """Have every ``called`` bring the next heartbeat forward."""
+        self._called = called
 
     def note(self, instance: int | None) -> None:
         """Note whose code runs next, in case it kills this process."""
@@ -144,13 +155,14 @@ class Upkeep:
     def _keep_up(self) -> None:
         if overdue := self._pool.give_back_overdue():
             activities.release(self._using, overdue)
-        if time.monotonic() < self._beat_at:
+        has_news = self._tend() or self._called.is_set()
+        if time.monotonic() < self._beat_at and not has_news:
             return
+        self._called.clear()
         self._beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
         until = clock.now() + timedelta(seconds=settings.LEASE_SECONDS)
         activities.renew(self._using, self._pool.tokens(), until)
-        if not workers.beat(self._using, self._identity):
-            self._enter()  # Somebody took us for dead; our leases are renewed, if we still have them.
+        self._beat()
         self.bury_dead()
         retention.sweep(self._using)
         queues.sweep(self._using)

@@ -28,6 +28,7 @@ from durable_django.worker.entity_loop import EntityLoop
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.options import ConcurrencyOptions, WorkItemFilters, scope_of
 from durable_django.worker.pool import ActivityPool
+from durable_django.worker.presence import Presence, names_row, versioning_row
 from durable_django.worker.queue_loop import QueueLoop, special_queues
 from durable_django.worker.turns import TurnProcessor
 from durable_django.worker.upkeep import Upkeep, Watch
@@ -151,9 +152,7 @@ class DurableTaskWorker:
             RuntimeError: It is running already.
         """
         self._check_stopped("start()")
-        running = _Running(
-            self._parts(), self._using, listen=self._listen, name=self._name, queues=self._queues
-        )
+        running = _Running(self._parts(), self._using, listen=self._listen)
         running.start()
         self._running = running
 
@@ -184,9 +183,10 @@ class DurableTaskWorker:
 
     def _parts(self) -> _Parts:
         identity = uuid.uuid4().hex
+        versioning = self._versioning
         filters = WorkItemFilters.of(self._registry) if self._filters is _FROM_REGISTRY else self._filters
         assert filters is None or isinstance(filters, WorkItemFilters)
-        default_version = self._versioning.default_version if self._versioning else None
+        default_version = versioning.default_version if versioning else None
         options = ExecutionOptions(self._registry, self._codec, self._maximum_timer_interval, default_version)
         watch = Watch()
         scope = scope_of(self._queues, filters)
@@ -196,14 +196,16 @@ class DurableTaskWorker:
             # Those that are claimed by themselves are the queue loop's.
             replace(scope, activities=scope.activities.off(special_queues())),
             worker=identity,
-            versioning=self._versioning,
+            versioning=versioning,
             batch_instances=self._concurrency.maximum_concurrent_orchestration_work_items,
             watch=watch.over,
         )
         entities = EntityProcessor(self._using, self._registry, self._codec, processor.scope.entities)
         runner = ActivityRunner(self._registry, self._codec, self._name or identity)
+        names = names_row(scope)
+        row = workers.Identity(identity, self._name, self._queues, versioning_row(versioning), names)
         return _Parts(
-            identity,
+            row,
             processor,
             scope.activities,
             entities,
@@ -218,7 +220,7 @@ class DurableTaskWorker:
 class _Parts:
     """What a run of a worker is put together from."""
 
-    identity: str
+    row: workers.Identity
     processor: TurnProcessor
     activities: Served
     entities: EntityProcessor
@@ -231,14 +233,10 @@ class _Parts:
 class _Running:
     """One run of a worker, from its start to its stop."""
 
-    def __init__(
-        self, parts: _Parts, using: str, *, listen: bool, name: str, queues: Sequence[str] | None
-    ) -> None:
+    def __init__(self, parts: _Parts, using: str, *, listen: bool) -> None:
         self._using = using
-        self.identity = parts.identity
+        self.identity = parts.row.identity
         self._listen = listen
-        self._name = name
-        self._queues = queues
         self._poll_interval = parts.poll_interval
         concurrency = parts.concurrency
         assert concurrency.maximum_thread_pool_workers is not None
@@ -255,10 +253,12 @@ class _Running:
             parts.activities,
             parts.processor.options.registry,
             self._pool,
-            worker=parts.identity,
+            worker=self.identity,
             poll_interval=self._longest_pause,
         )
-        self._upkeep = Upkeep(using, parts.identity, self._pool, parts.watch, self._enter)
+        self._upkeep = Upkeep(
+            using, self.identity, self._pool, parts.watch, tend=self._tend, beat=self._beat
+        )
         self.loop = TurnLoop(
             parts.processor,
             self._pool,
@@ -277,6 +277,9 @@ class _Running:
         )
         self.loop.tell_of_entities(self._entities.submit)
         self.loop.tell_of_activities(self._queue_loop.hint)
+        self._presence = Presence(
+            using, parts.row, self.loop, self._entities, self._queue_loop, self._pool
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._turn, name="durable-turns", daemon=True)
         self._wakeups = ExitStack()
@@ -284,8 +287,10 @@ class _Running:
     def start(self) -> None:
         """Enter this worker and start its threads."""
         self._upkeep.bury_dead()
-        self._enter()
+        self._presence.enter()
         hub = wakeup.hub(self._using)
+        marks = hub.waiter(workers.marked(self.identity), listen=self._listen)
+        self._upkeep.follow(self._wakeups.enter_context(marks))
         self._wakeups.enter_context(hub.worker(self.loop.hint, self.loop.hint_start, listen=self._listen))
         if self._has_entities:  # Else it is enough to look now and then, for calls that nobody can answer.
             self._wakeups.enter_context(hub.worker(self._entities.hint, listen=self._listen))
@@ -299,18 +304,17 @@ class _Running:
 
     def stop(self) -> None:
         """Drain, give back what is left, and leave."""
-        self.loop.drain()
+        self._presence.leave()
         self._queue_loop.stop()
         deadline = time.monotonic() + settings.SHUTDOWN_GRACE_SECONDS
-        activities.release(self._using, self._pool.give_back())
         while not self._pool.is_idle and time.monotonic() < deadline:
             time.sleep(0.01)
             # A turn that was under way has perhaps leased some more.
-            activities.release(self._using, self._pool.give_back())
+            self._presence.give_back()
         self._pool.stop()
         self._entities.stop()
         self._stopping.set()
-        self.loop.drain()
+        self.loop.drain()  # Again, which wakes it.
         # With the database away nothing can be recorded: what is not comes again when its lease has run out.
         self._thread.join(max(_LEAST_JOIN_SECONDS, deadline - time.monotonic()))
         if left := self._pool.tokens():
@@ -352,5 +356,8 @@ class _Running:
     def _deliver(self, result: ActivityResult) -> None:
         self.loop.deliver(result)
 
-    def _enter(self) -> None:
-        workers.add(self._using, self.identity, self._name, self._queues)
+    def _tend(self) -> bool:
+        return self._presence.tend()
+
+    def _beat(self) -> None:
+        self._presence.beat()
