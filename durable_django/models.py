@@ -386,8 +386,8 @@ class QueueLimit(models.Model):
 class Worker(models.Model):
     """A worker process.
 
-    ``versioning`` has its own ``version``, which versions it takes (``match``) and what becomes of ``others``;
-    ``names`` what it takes: ``orchestrations`` and ``activities`` with their versions, and ``entities``. None
+    ``versioning`` has its own ``version``, which ones it takes (``match``) and what becomes of ``others``,
+    ``names`` what it takes: ``orchestrations`` and ``activities`` with their versions, and ``entities``; None
     is all. ``load`` is how much it had to do at its last heartbeat. ``draining_since`` is an operator's mark,
     ``drained_at`` the worker's answer, when nothing was left.
 

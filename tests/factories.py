@@ -12,7 +12,7 @@ from durable_django.core import events
 from durable_django.core.errors import FailureDetails
 from durable_django.core.events import HistoryEvent
 from durable_django.core.ids import new_execution_id
-from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, MessageKind, Timer
+from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, MessageKind, Timer, Worker
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.store import clock, rows
 
@@ -125,6 +125,13 @@ def make_message(instance: Instance, kind: MessageKind = MessageKind.EVENT, **fi
     if kind != MessageKind.EVENT:
         fields.setdefault("execution_id", instance.execution_id)
     return Message.objects.create(instance=instance, kind=kind, visible_at=clock.aware(NOW), **fields)
+
+
+def make_worker(name: str, silent: float = 0.0, **fields: Any) -> Worker:
+    """Insert a worker process that was last seen ``silent`` seconds ago."""
+    at = clock.aware(clock.now() - timedelta(seconds=silent))
+    defaults: dict[str, Any] = {"name": name, "host": "here", "pid": 1, "queues": ["a"]}
+    return Worker.objects.create(identity=name, started_at=at, last_heartbeat_at=at, **(defaults | fields))
 
 
 def history_of(instance: Instance) -> list[HistoryEvent]:

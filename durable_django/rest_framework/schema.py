@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
         "InstanceStatusEnum": "durable_django.rest_framework.serializers.STATUSES",
         "BulkActionEnum": "durable_django.rest_framework.serializers.ACTIONS",
         "HealthEnum": "durable_django.rest_framework.serializers.HEALTH",
+        "WorkerStateEnum": "durable_django.rest_framework.serializers.WORKER_STATES",
     },
 }
 

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from durable_django.client import steering
 from durable_django.core.payloads import payload
 from durable_django.core.registry import MAX_PRIORITY
-from durable_django.models import Entity, Instance, InstanceStatus
+from durable_django.models import Entity, Instance, InstanceStatus, Worker
 from durable_django.rest_framework.fields import (
     INSTANCE_ID,
     STORABLE,
@@ -24,10 +24,12 @@ from durable_django.rest_framework.fields import (
     TextField,
 )
 from durable_django.rest_framework.payloads import moment
+from durable_django.store.monitoring import WorkerState, worker_state
 from durable_django.store.subjects import Subject
 
 STATUSES = [status.name for status in InstanceStatus]
 HEALTH = ("ok", "unavailable")
+WORKER_STATES = tuple(state.value for state in WorkerState)
 ACTIONS = tuple(steering.ACTIONS)
 MAX_BULK = 10_000
 
@@ -351,16 +353,71 @@ class BacklogSerializer(serializers.Serializer[Any]):
     oldest_seconds = serializers.FloatField(allow_null=True)
 
 
-class WorkerSerializer(serializers.Serializer[Any]):
-    """A worker process."""
+class VersioningSerializer(serializers.Serializer[Any]):
+    """Which versions a worker takes, and what becomes of others."""
 
+    version = serializers.CharField(allow_null=True, help_text="Its own.")
+    match = serializers.CharField(help_text="none (all are taken), strict or current_or_older.")
+    others = serializers.CharField(help_text="reject (left to other workers) or fail.")
+
+
+class NamesSerializer(serializers.Serializer[Any]):
+    """What a worker takes; a name without versions, in any."""
+
+    orchestrations = serializers.DictField(child=serializers.ListField(child=serializers.CharField()))
+    activities = serializers.DictField(child=serializers.ListField(child=serializers.CharField()))
+    entities = serializers.ListField(child=serializers.CharField())
+
+
+class LoadSerializer(serializers.Serializer[Any]):
+    """How much a worker had to do at its last heartbeat."""
+
+    activities_running = serializers.IntegerField()
+    activities_waiting = serializers.IntegerField()
+    threads = serializers.IntegerField(help_text="How many plain activities it runs at once.")
+    async_slots = serializers.IntegerField(help_text="How many async activities it runs at once.")
+    instances = serializers.IntegerField(help_text="In its cache.")
+    entities = serializers.IntegerField(help_text="That perform operations.")
+    turns_per_minute = serializers.IntegerField()
+
+
+class WorkerSerializer(serializers.Serializer[Worker]):
+    """A worker process; what it takes and how much it does are null where that is all, or not known."""
+
+    identity = serializers.CharField()
     name = serializers.CharField()
     host = serializers.CharField()
     pid = serializers.IntegerField()
     queues = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    versioning = VersioningSerializer(allow_null=True)
+    names = NamesSerializer(allow_null=True)
+    load = LoadSerializer(allow_null=True)
+    state = serializers.ChoiceField(WORKER_STATES)
+    is_alive = serializers.BooleanField(help_text="Whether its state is anything but silent.")
+    draining_since = serializers.DateTimeField(allow_null=True)
+    drained_at = serializers.DateTimeField(allow_null=True)
     started_at = serializers.DateTimeField()
     last_heartbeat_at = serializers.DateTimeField()
-    is_alive = serializers.BooleanField()
+
+    def to_representation(self, instance: Worker) -> dict[str, Any]:
+        """Return the worker as JSON."""
+        state = worker_state(instance)
+        return {
+            "identity": instance.identity,
+            "name": str(instance),
+            "host": instance.host,
+            "pid": instance.pid,
+            "queues": instance.queues,
+            "versioning": instance.versioning,
+            "names": instance.names,
+            "load": instance.load,
+            "state": state.value,
+            "is_alive": state is not WorkerState.SILENT,
+            "draining_since": moment(instance.draining_since),
+            "drained_at": moment(instance.drained_at),
+            "started_at": moment(instance.started_at),
+            "last_heartbeat_at": moment(instance.last_heartbeat_at),
+        }
 
 
 class StatsSerializer(serializers.Serializer[Any]):

@@ -19,6 +19,7 @@ from durable_django.rest_framework.views import (
     orchestrations,
     service,
     stream,
+    workers,
 )
 
 app_name = orchestrations.app_name
@@ -56,6 +57,10 @@ urlpatterns = [
     path("entities/", entities.EntityList.as_view(), name="entities"),
     path("entities/<str:name>/<path:key>/signal/<str:operation>/", entities.Signal.as_view(), name="signal"),
     path("entities/<str:name>/<path:key>/", entities.EntityDetail.as_view(), name="entity"),
+    path("workers/", workers.WorkerList.as_view(), name="workers"),
+    path("workers/<str:identity>/", workers.WorkerDetail.as_view(), name="worker"),
+    path("workers/<str:identity>/drain/", workers.Drain.as_view(), name="worker-drain"),
+    path("workers/<str:identity>/undrain/", workers.Undrain.as_view(), name="worker-undrain"),
     path("stats/", service.Stats.as_view(), name="stats"),
     path("health/", service.Health.as_view(), name="health"),
     path("schema/", Schema.as_view(), name="schema"),

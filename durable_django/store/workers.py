@@ -32,7 +32,7 @@ class Identity:
 class Load:
     """How much a worker has to do.
 
-    ``activities_running`` and ``activities_waiting`` are those in its hands, ``threads`` and ``async_slots`` say
+    ``activities_running`` and ``activities_waiting`` are those in its hands, ``threads`` and ``async_slots``
     how many plain and ``async def`` ones it runs at once. ``instances`` are those in its cache, ``entities``
     those that perform operations now. ``turns_per_minute`` is since the heartbeat before.
     """

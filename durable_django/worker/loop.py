@@ -192,7 +192,7 @@ class TurnLoop:
         return self._pool.is_idle and not self._results
 
     def _let_go(self) -> None:
-        """Forget what could be done: the tables have it, for other workers, and for this one once it resumes."""
+        """Forget what could be done: the tables have it, for others, and for this one once it resumes."""
         if self._keys or self._touched or self._alone or self._local:
             self._outbox.work(self.hint)
         for known in (self._keys, self._touched, self._alone, self._local, self._timers):

@@ -71,7 +71,7 @@ class Presence:
             self._follow(since)
 
     def tend(self) -> bool:
-        """Give back what a draining worker has not started, and tell whether it is drained and nobody knows."""
+        """Give back what has not started, where it drains; tell whether it is drained and nobody knows."""
         if self._draining_since is None:
             return False
         self.give_back()

@@ -58,8 +58,8 @@ class Watch:
 class Upkeep:
     """The worker's housekeeping: one thread watches, another keeps leases and signs of life.
 
-    ``beat`` shows that the worker is alive. It is called at every heartbeat, when the event of `follow` is set,
-    and when ``tend``, which is called often, says that there is news.
+    ``beat`` shows that the worker is alive. It is called at every heartbeat, when the event of `follow` is
+    set, and when ``tend``, which is called often, says that there is news.
 
     Each has its own connection. On SQLite a turn that hangs keeps everybody else from writing; the warning
     about it must not wait for that.

@@ -256,9 +256,7 @@ class _Running:
             worker=self.identity,
             poll_interval=self._longest_pause,
         )
-        self._upkeep = Upkeep(
-            using, self.identity, self._pool, parts.watch, tend=self._tend, beat=self._beat
-        )
+        self._upkeep = Upkeep(using, self.identity, self._pool, parts.watch, tend=self._tend, beat=self._beat)
         self.loop = TurnLoop(
             parts.processor,
             self._pool,

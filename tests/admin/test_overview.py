@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from durable_django.admin.overview import HOURS, overview
 from durable_django.core import events
-from durable_django.models import Entity, EntityOperation, InstanceStatus, Worker
+from durable_django.models import Entity, EntityOperation, InstanceStatus
 from durable_django.store import clock
 from tests import factories
 from tests.factories import NOW
@@ -22,11 +22,6 @@ from tests.factories import NOW
 pytestmark = pytest.mark.django_db
 
 INDEX = reverse("admin:app_list", args=["durable_django"])
-
-
-def make_worker(name: str, silent: float) -> None:
-    at = clock.aware(clock.now() - timedelta(seconds=silent))
-    Worker.objects.create(identity=name, name=name, host="here", pid=1, started_at=at, last_heartbeat_at=at)
 
 
 def test_it_shows_how_the_service_does(root: Client, django_assert_max_num_queries: Any) -> None:
@@ -38,8 +33,8 @@ def test_it_shows_how_the_service_does(root: Client, django_assert_max_num_queri
         factories.make_instance(f"done{number}", InstanceStatus.COMPLETED, completed_at=clock.aware(at))
     factories.make_instance("failed", InstanceStatus.FAILED, completed_at=clock.aware(clock.now()))
     factories.make_instance("old", InstanceStatus.FAILED, at=NOW)
-    make_worker("alive", 1)
-    make_worker("dead", 1000)
+    factories.make_worker("alive", 1)
+    factories.make_worker("dead", 1000)
 
     with django_assert_max_num_queries(15):
         shown = root.get(INDEX).content.decode()
@@ -80,7 +75,7 @@ def test_entities_and_workers_are_listed(root: Client, django_assert_max_num_que
     EntityOperation.objects.create(
         name="account", key="19", kind=1, operation="add", created_at=at, visible_at=at
     )
-    make_worker("alive", 1)
+    factories.make_worker("alive", 1)
     with django_assert_max_num_queries(10):
         listed = root.get(reverse("admin:durable_django_entity_changelist")).content.decode()
     assert "holder" in listed

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.django_db
 
 INSTANCE = "/durable/instances/i/"
 ENTITY = "/durable/entities/account/7/"
+WORKER = "/durable/workers/w/"
 ENDPOINTS: list[tuple[str, str, str | None, Any]] = [
     ("get", "/durable/orchestrations/", "view_instance", None),
     ("post", "/durable/orchestrations/plain/", "start_orchestration", {}),
@@ -44,6 +45,10 @@ ENDPOINTS: list[tuple[str, str, str | None, Any]] = [
     ("get", ENTITY, "view_entity", None),
     ("post", f"{ENTITY}signal/add/", "signal_entity", {}),
     ("delete", ENTITY, "delete_entity", None),
+    ("get", "/durable/workers/", "view_worker", None),
+    ("get", WORKER, "view_worker", None),
+    ("post", f"{WORKER}drain/", "drain_worker", {}),
+    ("post", f"{WORKER}undrain/", "drain_worker", {}),
     ("get", "/durable/stats/", "view_instance", None),
     ("get", "/durable/health/", None, None),
     ("get", "/durable/schema/", None, None),
@@ -60,6 +65,7 @@ def something(registered: Callable[..., None], db: None) -> None:
     registered(plain)
     factories.make_instance("i", tags={"tenant": "one"})
     Entity.objects.create(name="account", key="7", state="1", last_modified_at=clock.aware(factories.NOW))
+    factories.make_worker("w")
 
 
 def ask(client: APIClient, method: str, url: str, body: Any) -> Any:

@@ -24,13 +24,6 @@ from tests import factories
 pytestmark = pytest.mark.django_db
 
 
-def make_worker(name: str, silent: float) -> None:
-    at = clock.aware(clock.now() - timedelta(seconds=silent))
-    Worker.objects.create(
-        identity=name, name=name, host="here", pid=1, started_at=at, last_heartbeat_at=at, queues=["a"]
-    )
-
-
 def test_figures(api: APIClient) -> None:
     long_ago = clock.now() - timedelta(seconds=100)
     instance = factories.make_instance("a")
@@ -40,8 +33,8 @@ def test_figures(api: APIClient) -> None:
     factories.make_activity(instance, 1, visible_at=clock.aware(long_ago))
     factories.make_timer(instance, 2, long_ago)
     factories.make_timer(instance, 3, clock.now() + timedelta(hours=1))
-    make_worker("alive", 1)
-    make_worker("dead", 1000)
+    factories.make_worker("alive", 1)
+    factories.make_worker("dead", 1000)
 
     found = api.get("/durable/stats/").json()
 
@@ -58,13 +51,18 @@ def test_figures(api: APIClient) -> None:
 
 
 def test_health_needs_a_worker_and_a_database(api: APIClient) -> None:
-    make_worker("dead", 1000)
+    factories.make_worker("dead", 1000)
     response = api.get("/durable/health/")
     assert (response.status_code, response.json()["status"]) == (503, "unavailable")
 
-    make_worker("alive", 1)
+    factories.make_worker("alive", 1)
     response = api.get("/durable/health/")
     assert (response.status_code, response.json()["workers"]) == (200, 1)
+
+    Worker.objects.filter(name="alive").update(draining_since=clock.aware(clock.now()))
+    response = api.get("/durable/health/")
+    assert (response.status_code, response.json()["workers"]) == (503, 0)
+    assert response.json()["detail"] == "All workers are drained: nothing new is begun."
 
     with patch("durable_django.store.monitoring.workers", side_effect=OperationalError("gone")):
         response = api.get("/durable/health/")
@@ -103,7 +101,7 @@ def test_the_schema_has_no_warnings_and_is_valid() -> None:
     assert not GENERATOR_STATS, (dict(GENERATOR_STATS._warn_cache), dict(GENERATOR_STATS._error_cache))
     assert schema["openapi"] == "3.1.0"
     operations = [one for path in schema["paths"].values() for one in path.values()]
-    assert len(operations) == 23
+    assert len(operations) == 27
     for operation in operations:
         assert operation["operationId"]
         assert {"401", "403"} <= operation["responses"].keys()
@@ -126,10 +124,13 @@ def test_the_schema_is_served(api: APIClient) -> None:
         "orchestrations/",
         "orchestrations/x/",
         "stats/",
+        "workers/",
+        "workers/w/drain/",
     ],
 )
 def test_the_api_can_be_browsed(api: APIClient, path: str) -> None:
     factories.make_instance("i")
+    factories.make_worker("w")
     response = api.get(f"/durable/{path}", HTTP_ACCEPT="text/html")
     assert response["Content-Type"].startswith("text/html")
     assert b"durable" in response.content.lower()

@@ -12,11 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from durable_django.models import Instance
-from durable_django.rest_framework import payloads
-from durable_django.rest_framework.serializers import HealthSerializer, StatsSerializer
+from durable_django.rest_framework.serializers import HealthSerializer, StatsSerializer, WorkerSerializer
 from durable_django.rest_framework.views.base import DurableView, described, responses
 from durable_django.store import clock, monitoring
-from durable_django.store.monitoring import Backlog
+from durable_django.store.monitoring import Backlog, WorkerState
 
 
 class Stats(DurableView):
@@ -43,18 +42,7 @@ class Stats(DurableView):
                 "activities": _backlog(backlogs.activities),
                 "entity_operations": _backlog(backlogs.entity_operations),
                 "timers_due": _backlog(backlogs.timers_due),
-                "workers": [
-                    {
-                        "name": str(worker),
-                        "host": worker.host,
-                        "pid": worker.pid,
-                        "queues": worker.queues,
-                        "started_at": payloads.moment(worker.started_at),
-                        "last_heartbeat_at": payloads.moment(worker.last_heartbeat_at),
-                        "is_alive": is_alive,
-                    }
-                    for worker, is_alive in monitoring.workers(self.using)
-                ],
+                "workers": [WorkerSerializer(worker).data for worker, _ in monitoring.workers(self.using)],
             }
         )
 
@@ -67,11 +55,14 @@ class Health(DurableView):
 
     @described(operation_id="get_health", responses=responses({200: HealthSerializer, 503: HealthSerializer}))
     def get(self, request: Request) -> Response:
-        """Return 200 if the database answers and a worker is alive, 503 if not."""
+        """Return 200 if the database answers and a worker is alive, 503 if not, or if none takes on work."""
         try:
-            alive = sum(is_alive for _, is_alive in monitoring.workers(self.using))
+            states = [state for _, state in monitoring.workers(self.using)]
         except DatabaseError as error:
             return _unavailable(f"The database does not answer: {type(error).__name__}.", None)
+        alive = states.count(WorkerState.ALIVE)
+        if not alive and any(state is not WorkerState.SILENT for state in states):
+            return _unavailable("All workers are drained: nothing new is begun.", 0)
         if not alive:
             return _unavailable("No worker has shown a sign of life lately.", 0)
         return Response({"status": "ok", "detail": "Workers are alive.", "workers": alive})
