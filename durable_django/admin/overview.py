@@ -12,7 +12,7 @@ from durable_django.admin import words
 from durable_django.conf import settings
 from durable_django.models import InstanceStatus
 from durable_django.store import clock, monitoring
-from durable_django.store.monitoring import Backlog
+from durable_django.store.monitoring import Backlog, WorkerState
 
 HOURS = 24
 _HEIGHT = 80
@@ -78,10 +78,12 @@ def overview() -> dict[str, Any]:
         "workers": [
             {
                 "worker": worker,
-                "is_alive": is_alive,
-                "silence": words.duration(now - clock.from_orm(worker.last_heartbeat_at)),
+                "is_alive": state is not WorkerState.SILENT,
+                "badge": words.worker_badge(worker),
+                "load": words.load(worker),
+                "silence": words.duration(max(now - clock.from_orm(worker.last_heartbeat_at), words.NO_TIME)),
             }
-            for worker, is_alive in monitoring.workers(using)
+            for worker, state in monitoring.workers(using)
         ],
         "activities": [
             {"name": name, "instance_id": instance_id, "key": key, "since": words.duration(now - since)}

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from durable_django.core.payloads import payload
-from durable_django.models import Instance, InstanceStatus
-from durable_django.store.monitoring import Pending
+from durable_django.models import Instance, InstanceStatus, Worker
+from durable_django.store.monitoring import Pending, WorkerState, worker_state
 
+NO_TIME = timedelta()
 LONGEST = 4000
 """How many characters of a payload a page shows."""
+
+
+_WORKER_STATES = {
+    WorkerState.ALIVE: (gettext_lazy("alive"), "completed"),
+    WorkerState.DRAINING: (gettext_lazy("draining"), "suspended"),
+    WorkerState.DRAINED: (gettext_lazy("drained"), "terminated"),
+    WorkerState.SILENT: (gettext_lazy("silent"), "failed"),
+}
 
 
 def pretty(text: str | None) -> str | None:
@@ -33,6 +42,49 @@ def badge(instance: Instance) -> str:
     """Return the status of an instance, coloured."""
     status = InstanceStatus(instance.status)
     return format_html('<span class="durable-badge durable-{}">{}</span>', status.name.lower(), status.label)
+
+
+def worker_badge(worker: Worker) -> str:
+    """Return how a worker is, coloured."""
+    state = worker_state(worker)
+    label, colour = _WORKER_STATES[state]
+    return format_html('<span class="durable-badge durable-{}">{}</span>', colour, label)
+
+
+def versions(worker: Worker) -> str:
+    """Return which versions a worker takes."""
+    versioning = worker.versioning or {"version": None, "match": "none", "others": "reject"}
+    version = versioning["version"] or _("(none)")
+    if versioning["match"] == "none":
+        return _("all; its own is %(version)s") % {"version": version} if versioning["version"] else _("all")
+    taken = version if versioning["match"] == "strict" else _("up to %(version)s") % {"version": version}
+    return taken if versioning["others"] == "reject" else _("%(versions)s; others fail") % {"versions": taken}
+
+
+def served(names: Mapping[str, Sequence[str]] | Sequence[str] | None) -> str:
+    """Return the names that a worker takes, with their versions where it takes but some; None is all."""
+    if names is None:
+        return _("all")
+    if isinstance(names, Mapping):
+        return ", ".join(
+            f"{name} ({', '.join(some)})" if some else name for name, some in names.items()
+        ) or _("none")
+    return ", ".join(names) or _("none")
+
+
+def load(worker: Worker, *, full: bool = False) -> str | None:
+    """Return how much a worker had to do at its last heartbeat, if it has told; in ``full``, or in short."""
+    found = worker.load
+    if found is None:
+        return None
+    values = {**found, "slots": found["threads"] + found["async_slots"]}
+    parts = [_("activities: %(activities_running)s of %(slots)s")]
+    if full or found["activities_waiting"]:
+        parts.append(_("waiting: %(activities_waiting)s"))
+    if full:
+        parts += [_("orchestrations in memory: %(instances)s"), _("entities at work: %(entities)s")]
+    parts.append(_("turns per minute: %(turns_per_minute)s"))
+    return ", ".join(part % values for part in parts)
 
 
 def duration(span: timedelta) -> str:

@@ -39,7 +39,7 @@ def test_it_shows_how_the_service_does(root: Client, django_assert_max_num_queri
     with django_assert_max_num_queries(15):
         shown = root.get(INDEX).content.decode()
 
-    for part in ("slow_one", "running", "alive, seen", "silent for 16 min", "<strong>4</strong> ended"):
+    for part in ("slow_one", "running", ">alive</span>", "silent for 16 min", "<strong>4</strong> ended"):
         assert part in shown
     found = overview()
     assert (found["ended"], found["failed"], len(found["columns"])) == (4, 1, HOURS)

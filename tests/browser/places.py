@@ -7,7 +7,7 @@ from typing import Any
 from django.urls import reverse
 from playwright.sync_api import Page, expect
 
-from durable_django.models import Entity, Instance, InstanceStatus
+from durable_django.models import Entity, Instance, InstanceStatus, Worker
 
 LIST = reverse("admin:durable_django_instance_changelist")
 START = reverse("admin:durable_django_instance_start")
@@ -27,6 +27,12 @@ def entity_page(name: str, page: str = "change", **which: str) -> str:
     """Return the address of an entity's page; of several of that name, say which."""
     pk = Entity.objects.values_list("pk", flat=True).get(name=name, **which)
     return reverse(f"admin:durable_django_entity_{page}", args=[pk])
+
+
+def worker_page(page: str = "change") -> str:
+    """Return the address of the first worker's page."""
+    pk = Worker.objects.order_by("pk").values_list("pk", flat=True)[0]
+    return reverse(f"admin:durable_django_worker_{page}", args=[pk])
 
 
 def start_form(name: str) -> str:
@@ -49,6 +55,8 @@ def all_pages() -> list[str]:
         entity_page("stock", "signal"),
         entity_page("stock", "clear"),
         WORKERS,
+        worker_page(),
+        worker_page("drain"),
     ]
 
 
