@@ -66,9 +66,7 @@ def served(names: Mapping[str, Sequence[str]] | Sequence[str] | None) -> str:
     if names is None:
         return _("all")
     if isinstance(names, Mapping):
-        return ", ".join(
-            f"{name} ({', '.join(some)})" if some else name for name, some in names.items()
-        ) or _("none")
+        names = [f"{name} ({', '.join(some)})" if some else name for name, some in sorted(names.items())]
     return ", ".join(names) or _("none")
 
 

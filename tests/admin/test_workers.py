@@ -76,7 +76,7 @@ def test_a_page_shows_what_is_served_and_done(root: Client) -> None:
         "w",
         load=LOAD,
         versioning={"version": "2.1", "match": "current_or_older", "others": "fail"},
-        names={"orchestrations": {"flow": ["2.0", "2.1"], "old": []}, "activities": {}, "entities": ["a"]},
+        names={"orchestrations": {"old": [], "flow": ["2.0", "2.1"]}, "activities": {}, "entities": ["a"]},
     )
     shown = text(root.get(url("change", worker)))
     for part in (

@@ -1,0 +1,102 @@
+"""The entity loop with an entity that a test holds: draining, and working again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from durable_django.store import wakeup
+from durable_django.store.operations import Address
+from durable_django.store.scope import Served
+from durable_django.worker.entities import EntityReport
+from durable_django.worker.entity_loop import EntityLoop
+from tests.acceptance.conftest import TIMEOUT, eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+A, B = ("box", "a"), ("box", "b")
+
+
+class HeldProcessor:
+    """Performs an operation when it may; says that entities have something to do until they have done it."""
+
+    using = "default"
+    served = Served()
+
+    def __init__(self) -> None:
+        self.waiting: set[Address] = set()
+        self.begun: list[Address] = []
+        self.go_on = threading.Event()
+        self.looks = 0
+
+    def ready(self, limit: int) -> list[Address]:
+        self.looks += 1
+        return sorted(self.waiting)[:limit]
+
+    def next_due(self) -> datetime | None:
+        return None
+
+    def run(self, address: Address) -> EntityReport:
+        self.begun.append(address)
+        assert self.go_on.wait(TIMEOUT)
+        self.waiting.discard(address)
+        return EntityReport(performed=1, has_more=address == A)
+
+
+@pytest.fixture
+def processor() -> HeldProcessor:
+    return HeldProcessor()
+
+
+@pytest.fixture
+def loop(processor: HeldProcessor) -> Iterator[EntityLoop]:
+    made: Any = processor
+    loop = EntityLoop(
+        made,
+        threads=1,
+        poll_interval=lambda: 0.01,
+        moved=lambda _: None,
+        outbox=wakeup.Outbox("default"),
+    )
+    loop.start()
+    yield loop
+    processor.go_on.set()
+    loop.stop()
+
+
+def test_what_has_begun_ends_and_nothing_else_begins(processor: HeldProcessor, loop: EntityLoop) -> None:
+    processor.waiting = {A, B}
+    loop.hint()
+    eventually(lambda: processor.begun == [A])
+    loop.drain()
+    assert (loop.is_idle, loop.busy) == (False, 1)
+    told = threading.Event()
+    with wakeup.hub("default").worker(told.set, listen=False):
+        processor.go_on.set()
+        eventually(lambda: loop.is_idle)
+        # It has more to do, and nobody else was told.
+        assert told.wait(TIMEOUT)
+    loop.submit([B])
+    loop.hint()
+    looks = processor.looks
+    assert loop.is_idle
+    assert (processor.begun, loop.busy) == ([A], 0)
+
+    loop.resume()
+    eventually(lambda: processor.waiting == set())
+    eventually(lambda: loop.is_idle)
+    assert processor.begun.count(B) >= 1
+    assert processor.looks > looks
+
+
+def test_a_drained_loop_ends_when_it_is_stopped(processor: HeldProcessor, loop: EntityLoop) -> None:
+    loop.drain()
+    loop.drain()
+    loop.submit([A])
+    assert loop.is_idle
+    loop.stop()
+    assert processor.begun == []
