@@ -16,6 +16,8 @@ from django.db.models import F
 from durable_django.models import Instance, Worker
 from durable_django.store import activities, clock, wakeup
 
+_VITAL = ("identity", "host", "pid", "pid_namespace", "last_heartbeat_at", "suspect")
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -127,7 +129,8 @@ def bury_dead(using: str, silence: timedelta) -> int:
     with transaction.atomic(using):
         skip_locked = connections[using].features.has_select_for_update_skip_locked
         workers = Worker.objects.using(using).select_for_update(skip_locked=skip_locked)
-        for worker in workers.order_by("pk"):
+        # Not what they serve: it may be long, and everybody looks with each heartbeat.
+        for worker in workers.only(*_VITAL).order_by("pk"):
             silent = now - clock.from_orm(worker.last_heartbeat_at) > silence
             if not silent and not _is_gone(worker):
                 continue

@@ -14,7 +14,9 @@ from durable_django import entities, task
 from durable_django.core import events
 from durable_django.models import ActivityTask, EntityOperation, Instance, InstanceStatus, Worker
 from durable_django.store import clock, postgres, wakeup, workers
-from durable_django.worker import ConcurrencyOptions, DurableTaskWorker
+from durable_django.store.activities import Leased
+from durable_django.worker import ConcurrencyOptions, DurableTaskWorker, pool
+from tests import factories
 from tests.acceptance.conftest import TIMEOUT, Stage, eventually
 from tests.factories import history_of
 from tests.processes.pack import Pack
@@ -122,6 +124,12 @@ def mark(worker: DurableTaskWorker, *, is_draining: bool) -> None:
     assert workers.mark("default", worker.identity, is_draining=is_draining)
 
 
+def load(worker: DurableTaskWorker) -> dict[str, int]:
+    found: dict[str, int] | None = row(worker).load
+    assert found is not None
+    return found
+
+
 def is_drained(worker: DurableTaskWorker) -> bool:
     return row(worker).drained_at is not None
 
@@ -159,7 +167,7 @@ def test_a_drained_worker_takes_on_nothing_and_works_again_when_it_may(stage: St
     ids = [stage.start(quick, number) for number in range(30)]
     assert [stage.output(instance_id) for instance_id in ids] == list(range(1, 31))
     assert set().union(*map(workers_of, ids)) == {"other"}
-    assert row(drained).load["turns_per_minute"] == row(drained).load["instances"] == 0
+    assert load(drained)["turns_per_minute"] == load(drained)["instances"] == 0
 
     other.stop()
     waiting = stage.start(quick, 1)
@@ -186,7 +194,7 @@ def test_what_runs_ends_and_is_recorded_and_goes_on_elsewhere(stage: Stage, kind
     beaten = row(worker).last_heartbeat_at
     eventually(lambda: row(worker).last_heartbeat_at > beaten)
     assert not is_drained(worker)
-    assert row(worker).load["activities_running"] == 1
+    assert load(worker)["activities_running"] == 1
 
     gate.open()
     eventually(lambda: is_drained(worker))
@@ -218,12 +226,31 @@ def test_what_is_leased_and_not_started_is_given_back(stage: Stage) -> None:
     assert ActivityTask.objects.filter(lease_token__isnull=True).count() == ActivityTask.objects.count() == 3
 
 
+def test_what_a_turn_leases_while_the_mark_comes_is_given_back_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 600.0)
+    worker = start(stage, concurrency_options=ConcurrencyOptions(maximum_thread_pool_workers=1))
+    stage.start(fan, 1)
+    gate.wait_for()
+    mark(worker, is_draining=True)
+    eventually(lambda: drains(worker))
+    assert worker._running is not None
+    late = factories.make_activity(
+        Instance.objects.get(), 7, name="slow", lease_token=77, deliveries=1, worker=worker.identity
+    )
+    worker._running._pool.submit(
+        [Leased(77, late.instance_id, "", late.execution_id, 7, "slow", "1", "default", clock.now())]
+    )
+    eventually(lambda: ActivityTask.objects.get(pk=late.pk).lease_token is None)
+
+
 @pytest.mark.database("postgresql", "mysql")  # On SQLite, nobody can write a mark while an entity performs.
 def test_an_entity_ends_its_turn_and_begins_none(stage: Stage) -> None:
     worker = start(stage)
     stage.client.signal_entity(box("a"), "put", "slow")
     gate.wait_for()
-    eventually(lambda: row(worker).load["entities"] == 1)
+    eventually(lambda: load(worker)["entities"] == 1)
     mark(worker, is_draining=True)
     eventually(lambda: drains(worker))
     stage.client.signal_entity(box("b"), "put", "late")

@@ -138,6 +138,7 @@ def test_a_heartbeat_is_one_statement(django_assert_num_queries: Any, is_marked:
     with django_assert_num_queries(1):
         assert workers.beat("default", "w", Load(instances=7), since, since) == (True, since)
     row = Worker.objects.get()
+    assert row.load is not None
     assert row.load["instances"] == 7
     assert row.last_heartbeat_at > row.started_at
     assert (row.drained_at is not None) is is_marked
@@ -181,7 +182,7 @@ def test_what_the_dead_had_leased_is_given_back(is_draining: bool, is_drained: b
     for number, worker in enumerate(("dead", "alive")):
         lease = {"lease_token": number + 1, "deliveries": 1, "worker": worker, "visible_at": later}
         factories.make_activity(instance, number, **lease)
-    marks = {
+    marks: dict[str, Any] = {
         "draining_since": clock.aware(now) if is_draining else None,
         "drained_at": clock.aware(now) if is_draining and is_drained else None,
     }
@@ -205,7 +206,11 @@ def test_a_draining_process_that_is_gone_is_buried_before_it_is_silent_for_long(
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     since = clock.aware(clock.now())
-    here = {"host": socket.gethostname(), "pid_namespace": workers._pid_namespace(), "draining_since": since}
+    here: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid_namespace": workers._pid_namespace(),
+        "draining_since": since,
+    }
     factories.make_worker("gone", pid=process.pid, **here)
     factories.make_worker("there", pid=os.getppid(), **here)
     assert workers.bury_dead("default", SILENCE) == 1
@@ -222,6 +227,10 @@ def test_who_is_silent_can_be_marked_and_the_mark_dies_with_the_row() -> None:
 # ------------------------------------------------------------------------------------- the loop, by hand
 
 
+def is_drained(worker: HandWorker) -> bool:
+    return worker.loop.is_drained
+
+
 @pytest.mark.parametrize("careful", [False, True], ids=["", "careful"])
 def test_a_turn_of_a_draining_worker_leases_nothing(careful: bool) -> None:
     worker = HandWorker(chain, activities=[add_one])
@@ -236,10 +245,10 @@ def test_a_turn_of_a_draining_worker_leases_nothing(careful: bool) -> None:
     assert worker.pool.leased == []
     assert ActivityTask.objects.get().lease_token is None
     worker.step()
-    assert worker.loop.is_drained
+    assert is_drained(worker)
     assert worker.loop.instances == 0
     worker.loop.resume()
-    assert not worker.loop.is_drained
+    assert not is_drained(worker)
     worker.settle()
     assert output("flow") == 2
 
@@ -250,12 +259,12 @@ def test_a_draining_worker_is_not_drained_while_something_runs_or_is_unrecorded(
     worker.step()
     worker.loop.drain()
     worker.step()
-    assert not worker.loop.is_drained
+    assert not is_drained(worker)
     worker.run_activities()
-    assert not worker.loop.is_drained
+    assert not is_drained(worker)
     worker.step()
     worker.step()
-    assert worker.loop.is_drained
+    assert is_drained(worker)
     assert output("flow") == 1
 
 
@@ -273,3 +282,18 @@ def test_a_draining_worker_sleeps_until_something_ends(monkeypatch: pytest.Monke
     worker.step()
     worker.loop._wait()
     assert slept == [0.1, 1.0]
+
+
+def test_one_that_works_again_looks_at_once() -> None:
+    worker = HandWorker(chain, activities=[add_one])
+    worker.step()
+    worker.loop.drain()
+    worker.loop.step()
+    assert is_drained(worker)
+    client().schedule_new_orchestration(chain, input=1, instance_id="flow")
+    worker.loop._poll_at = float("inf")
+    worker.loop.step()
+    assert worker.pool.leased == []
+    worker.loop.resume()
+    worker.loop.step()
+    assert len(worker.pool.leased) == 1
