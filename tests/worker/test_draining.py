@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Generator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from durable_django import entities, task
 from durable_django.core import events
-from durable_django.models import ActivityTask, EntityOperation, Instance, InstanceStatus, Worker
+from durable_django.models import ActivityTask, EntityOperation, Instance, Worker
 from durable_django.store import clock, postgres, wakeup, workers
 from durable_django.store.activities import Leased
 from durable_django.worker import ConcurrencyOptions, DurableTaskWorker, pool
@@ -379,11 +380,21 @@ def test_a_draining_process_that_is_killed_is_buried_like_any_other(
         identity = Worker.objects.get(pid=pid).identity
         assert workers.mark("default", identity, is_draining=True)
         eventually(lambda: Worker.objects.filter(pid=pid, drained_at__isnull=False).exists())
-        # As if it had died on the way: with an activity in its hands.
         instance_id = stage.start("chain", 1)
         other = pack.start()
         assert stage.output(instance_id) == 1
+
+        # As if it died on the way: with an activity in its hands, which no other worker knows.
+        held = factories.make_activity(
+            factories.make_instance("held"),
+            1,
+            name="unknown",
+            lease_token=7,
+            deliveries=1,
+            worker=identity,
+            visible_at=clock.aware(clock.now() + timedelta(hours=1)),
+        )
         pack.kill(pid)
         eventually(lambda: not Worker.objects.filter(pid=pid).exists())
         assert Worker.objects.get().pid == other
-    assert Instance.objects.get().status == InstanceStatus.COMPLETED
+        assert ActivityTask.objects.get(pk=held.pk).lease_token is None
