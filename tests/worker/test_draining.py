@@ -241,7 +241,7 @@ def test_what_a_turn_leases_while_the_mark_comes_is_given_back_too(
         Instance.objects.get(), 7, name="slow", lease_token=77, deliveries=1, worker=worker.identity
     )
     worker._running._pool.submit(
-        [Leased(77, late.instance_id, "", late.execution_id, 7, "slow", "1", "default", clock.now())]
+        [Leased(77, late.instance_id, "", late.execution_id, 7, "slow", "1", "default", None, clock.now())]
     )
     eventually(lambda: ActivityTask.objects.get(pk=late.pk).lease_token is None)
 
