@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase
@@ -14,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from durable_django.admin.base import FAULTS, ReadOnlyAdmin, may
+from durable_django.admin.base import FAULTS, ReadOnlyAdmin
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm
 from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.client.steering import ACTIONS
@@ -88,14 +87,17 @@ def done(name: str, count: int) -> str:
     return _("%(action)s: %(count)s done.") % {"action": LABELS[name], "count": count}
 
 
-def bulk_actions(request: HttpRequest) -> dict[str, tuple[Callable[..., Any], str, Any]]:
-    """Return what the user may do to many instances, in the form in which Django's list wants it."""
-    permissions = {name: action.permission for name, action in ACTIONS.items()} | {"event": RAISE_EVENT}
-    return {
-        f"{name}_selected": (partial(_act_on_selected, name), f"{name}_selected", LABELS[name])
-        for name, permission in permissions.items()
-        if may(request, permission)
-    }
+def _bulk_action(name: str, permission: str) -> Callable[..., HttpResponseBase | None]:
+    """Return an action of Django's list; Django shows it to those with the permission."""
+
+    @admin.action(description=LABELS[name], permissions=[permission])
+    def act_on_selected(
+        modeladmin: ReadOnlyAdmin, request: HttpRequest, queryset: QuerySet[Instance]
+    ) -> HttpResponseBase | None:
+        return _act_on_selected(name, modeladmin, request, queryset)
+
+    act_on_selected.__name__ = f"{name}_selected"
+    return act_on_selected
 
 
 def _act_on_selected(
@@ -142,3 +144,10 @@ def _form_and_statuses(name: str) -> tuple[type[ReasonForm], Collection[Orchestr
 
 def _leave_trail(request: HttpRequest, instance: Instance, what: str, options: dict[str, Any]) -> None:
     leave_trail(request.user, Instance, what, [(instance.pk, instance.instance_id)], options["reason"])
+
+
+BULK_ACTIONS = [
+    *(_bulk_action(name, action.permission) for name, action in ACTIONS.items()),
+    _bulk_action("event", RAISE_EVENT),
+]
+"""What can be done to many instances."""

@@ -71,6 +71,15 @@ def may(request: HttpRequest, permission: str) -> bool:
     return bool(request.user.has_perm(f"{APP}.{permission}"))
 
 
+def permitted(permission: str) -> Callable[[Any, HttpRequest], bool]:
+    """Return a ``has_…_permission`` method for one of the app's permissions."""
+
+    def has_permission(_: Any, request: HttpRequest) -> bool:
+        return may(request, permission)
+
+    return has_permission
+
+
 def tried(form: forms.Form, act: Callable[[], T]) -> T | None:
     """Do what a valid form asks for, and return what comes of it; a refusal becomes the form's error."""
     try:

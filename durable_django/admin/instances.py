@@ -25,7 +25,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from durable_django.admin import acting, page, words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, tried
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, tried
 from durable_django.admin.filters import NameFilter, QueueFilter, SubjectFilter, TagFilter, VersionFilter
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm, StartForm, skeleton
 from durable_django.admin.subjects import subject_link
@@ -58,6 +58,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         "The beginning of an instance id, the key of what it is about, or a tag as key=value"
     )
     ordering = ("-created_at", "-pk")
+    actions = acting.BULK_ACTIONS
     change_list_template = "admin/durable_django/instance/list.html"
 
     class Media:
@@ -119,9 +120,12 @@ class InstanceAdmin(ReadOnlyAdmin):
         text = instance.custom_status
         return text if text is None or len(text) <= 60 else f"{text[:60]}…"
 
-    def get_actions(self, request: HttpRequest) -> Any:
-        """Return the actions that the user may do."""
-        return acting.bulk_actions(request)
+    has_terminate_permission = permitted("terminate")
+    has_suspend_permission = permitted("suspend")
+    has_rewind_permission = permitted("rewind")
+    has_restart_permission = permitted("restart")
+    has_purge_permission = permitted("purge")
+    has_raise_event_permission = permitted(acting.RAISE_EVENT)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Show the list, and where to start another one."""

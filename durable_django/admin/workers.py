@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -17,7 +16,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted
 from durable_django.admin.forms import ReasonForm
 from durable_django.conf import settings
 from durable_django.models import Worker
@@ -48,6 +47,7 @@ class WorkerAdmin(ReadOnlyAdmin):
         "heartbeat",
     )
     ordering = ("-started_at",)
+    actions = ("drain_selected", "undrain_selected")
     fields = readonly_fields = (
         "name_or_identity",
         "identity",
@@ -125,15 +125,17 @@ class WorkerAdmin(ReadOnlyAdmin):
 
     # ---------------------------------------------------------------- marks
 
-    def get_actions(self, request: HttpRequest) -> Any:
-        """Return what the user may do to many of them."""
-        if not may(request, _PERMISSION):
-            return {}
-        names = {"drain_selected": True, "undrain_selected": False}
-        return {
-            name: (partial(_mark_selected, name, is_draining), name, _LABELS[is_draining])
-            for name, is_draining in names.items()
-        }
+    has_drain_permission = permitted(_PERMISSION)
+
+    @admin.action(description=_LABELS[True], permissions=["drain"])
+    def drain_selected(self, request: HttpRequest, queryset: QuerySet[Worker]) -> HttpResponseBase | None:
+        """Drain many of them."""
+        return _mark_selected("drain_selected", True, self, request, queryset)
+
+    @admin.action(description=_LABELS[False], permissions=["drain"])
+    def undrain_selected(self, request: HttpRequest, queryset: QuerySet[Worker]) -> HttpResponseBase | None:
+        """Undrain many of them."""
+        return _mark_selected("undrain_selected", False, self, request, queryset)
 
     def get_urls(self) -> list[URLPattern]:
         """Return the pages that ask for confirmation, before Django's own."""
