@@ -275,9 +275,7 @@ class _Running:
         )
         self.loop.tell_of_entities(self._entities.submit)
         self.loop.tell_of_activities(self._queue_loop.hint)
-        self._presence = Presence(
-            using, parts.row, self.loop, self._entities, self._queue_loop, self._pool
-        )
+        self._presence = Presence(using, parts.row, self.loop, self._entities, self._queue_loop, self._pool)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._turn, name="durable-turns", daemon=True)
         self._wakeups = ExitStack()

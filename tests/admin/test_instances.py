@@ -308,6 +308,13 @@ class TestActions:
         assert Instance.objects.get().output == '{"by": "me"}'
         assert "too late" in LogEntry.objects.get().change_message
 
+    def test_the_page_leads_to_what_was_done(self, root: Client) -> None:
+        instance = factories.make_instance("i")
+        root.post(act(instance, "suspend"), {"reason": "customer asked"})
+        trail = reverse("admin:durable_django_instance_history", args=[instance.pk])
+        assert trail in text(root.get(page(instance)))
+        assert "Suspended: customer asked" in text(root.get(trail))
+
     def test_a_status_that_has_changed_meanwhile_is_told(self, root: Client) -> None:
         instance = factories.make_instance("i", InstanceStatus.COMPLETED)
         assert "cannot be suspended" in text(root.post(act(instance, "suspend"), {}))
