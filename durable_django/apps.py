@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.apps import AppConfig
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import autodiscover_modules
+from django.utils.module_loading import autodiscover_modules, import_string
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.conf import Settings, settings
@@ -27,19 +30,39 @@ class DurableDjangoConfig(AppConfig):
         except ImproperlyConfigured:
             module = Settings().AUTODISCOVER_MODULE  # The checks, which run later, say what is wrong.
         autodiscover_modules(module)
-        self._register_activities_of_engines()
+        _register_activities_of_engines()
+        _register_tasks()
 
-    @staticmethod
-    def _register_activities_of_engines() -> None:
-        """Register what comes with the dispatchers, if there are any."""
+
+def _register_activities_of_engines() -> None:
+    """Register what comes with the dispatchers, if there are any."""
+    try:
+        if not settings.DISPATCHERS:
+            return
+        from durable_django.worker.dispatch import dispatchers
+
+        found = dispatchers().values()
+    except ImproperlyConfigured:
+        return  # The checks say what is wrong.
+    for dispatcher in found:
+        for registration in dispatcher.activities():
+            default_registry.declare(registration)
+
+
+def _register_tasks() -> None:
+    """Let workers run tasks of Django's Tasks framework, if one of its backends is ours.
+
+    The framework itself makes no backend before a task is defined, which no worker need ever do.
+    """
+    configured = getattr(django_settings, "TASKS", None)
+    for options in configured.values() if isinstance(configured, dict) else ():
+        path = options.get("BACKEND") if isinstance(options, dict) else None
+        if not isinstance(path, str) or path.startswith(("django.", "django_tasks.")):
+            continue
         try:
-            if not settings.DISPATCHERS:
-                return
-            from durable_django.worker.dispatch import dispatchers
-
-            found = dispatchers().values()
-        except ImproperlyConfigured:
-            return  # As above.
-        for dispatcher in found:
-            for registration in dispatcher.activities():
-                default_registry.declare(registration)
+            backend = import_string(path)
+        except Exception:  # noqa: BLE001, S112 - whoever uses that backend is told by Django
+            continue
+        ours = sys.modules.get("durable_django.contrib.django_tasks.backend")  # not there: it is none of ours
+        if ours is not None and isinstance(backend, type) and issubclass(backend, ours.DurableBackend):
+            ours.DurableBackend.add_to(default_registry)

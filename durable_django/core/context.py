@@ -348,9 +348,10 @@ class ReplaySafeLogger(logging.LoggerAdapter[logging.Logger]):
 class ActivityContext:
     """What an activity is told about itself."""
 
-    def __init__(self, orchestration_id: str, task_id: int) -> None:
+    def __init__(self, orchestration_id: str, task_id: int, worker: str | None = None) -> None:
         self._orchestration_id = orchestration_id
         self._task_id = task_id
+        self._worker = worker
 
     @property
     def orchestration_id(self) -> str:
@@ -361,6 +362,11 @@ class ActivityContext:
     def task_id(self) -> int:
         """The number of the call within its orchestration; a retry has the same."""
         return self._task_id
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that runs it, as histories name it; None where no worker does, as in a unit test."""
+        return self._worker
 
 
 def _unregistered(*_: object) -> None:

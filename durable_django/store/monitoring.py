@@ -68,6 +68,17 @@ class PendingActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempts:
+    """The activities of one execution that have ended, in order, and the one that a worker has now.
+
+    That one is told by its worker, and when it was queued. Results have no payload here.
+    """
+
+    ended: list[TaskCompletedEvent | TaskFailedEvent]
+    running: tuple[str | None, datetime] | None
+
+
+@dataclass(frozen=True, slots=True)
 class PendingTimer:
     """A timer that has not fired."""
 
@@ -176,6 +187,37 @@ def history(
         Recorded(sequence, turn, rows.event_from_columns(clock.from_orm(timestamp), *columns))
         for sequence, turn, timestamp, *columns in query.order_by("sequence").values_list(*fields)[:limit]
     ]
+
+
+def attempts(using: str, instance_id: str, *, with_running: bool) -> Attempts:
+    """Return an instance's activities that have ended and, if asked for, the first one that is being run."""
+    # First what runs, then what has ended, so that what ends in between is not missed.
+    running = _running(using, instance_id) if with_running else None
+    query = HistoryRow.objects.using(using).filter(
+        instance__instance_id=instance_id,
+        execution_id=F("instance__execution_id"),
+        kind__in=[rows.kind_of(TaskCompletedEvent), rows.kind_of(TaskFailedEvent)],
+    )
+    fields = ("timestamp", "kind", "task_id", "name", Value(None, TextField()), "attributes")
+    ended: list[TaskCompletedEvent | TaskFailedEvent] = []
+    for timestamp, *columns in query.order_by("sequence").values_list(*fields):
+        event = rows.event_from_columns(clock.from_orm(timestamp), *columns)
+        if isinstance(event, TaskCompletedEvent | TaskFailedEvent):
+            ended.append(event)
+    if running is None or any(event.task_scheduled_id == running[0] for event in ended):
+        return Attempts(ended, None)
+    return Attempts(ended, running[1:])
+
+
+def _running(using: str, instance_id: str) -> tuple[int, str | None, datetime] | None:
+    leased = ActivityTask.objects.using(using).filter(
+        instance__instance_id=instance_id,
+        execution_id=F("instance__execution_id"),
+        lease_token__isnull=False,
+        visible_at__gt=clock.aware(clock.now()),
+    )
+    found = leased.order_by("pk").values_list("task_id", "worker", "created_at").first()
+    return None if found is None else (*found[:2], clock.from_orm(found[2]))
 
 
 def pending(using: str, instance: Instance, visible: QuerySet[Instance] | None = None) -> Pending:

@@ -86,7 +86,7 @@ class ActivityRunner:
 
     def _call(self, leased: Leased) -> Any:
         function = self._registry.activity(leased.name).fn
-        context = ActivityContext(leased.instance_id, leased.task_id)
+        context = ActivityContext(leased.instance_id, leased.task_id, self._worker)
         return call(function, context, leased.input, self._codec)
 
     def _written(self, leased: Leased, value: object) -> str | None:

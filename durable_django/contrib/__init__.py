@@ -1,0 +1,1 @@
+"""Bridges to other packages. Each is optional, and imported only where a project uses it."""

@@ -1,0 +1,144 @@
+"""What a worker has to know to run tasks: an orchestrator for attempts, and activities for functions."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from durable_django.conf import data_converter, settings
+from durable_django.contrib.django_tasks import results
+from durable_django.contrib.django_tasks.framework import (
+    InvalidTaskBackend,
+    TaskContext,
+    normalize_json,
+    task_backends,
+    task_finished,
+    task_started,
+)
+from durable_django.contrib.django_tasks.requests import Request
+from durable_django.contrib.django_tasks.results import NAME
+from durable_django.core.errors import TaskFailedError
+from durable_django.core.serialization import PayloadCodec
+from durable_django.task import ActivityContext, OrchestrationContext, Task
+
+if TYPE_CHECKING:
+    from durable_django.contrib.django_tasks.results import AnyResult
+    from durable_django.core.registry import Registry
+
+ASYNC_NAME = "durable_django.async_task"
+"""The name of the activity for ``async def`` functions, which the worker runs on its event loop."""
+
+
+def run_attempts(ctx: OrchestrationContext, data: dict[str, Any]) -> Generator[Task[Any], Any, Any]:
+    """Run a task until an attempt succeeds, or none is left. The orchestrator of tasks."""
+    request = Request.from_json(data)
+    first_scheduled = ctx.current_utc_datetime
+    while True:
+        try:
+            # Neither queue nor priority is said: both are the instance's, which has the task's own.
+            return (
+                yield ctx.call_activity(ASYNC_NAME if request.is_async else NAME, input=request.to_json())
+            )
+        except TaskFailedError:
+            if request.retry is None:
+                raise
+            delay = request.retry.next_delay(request.attempt, ctx.current_utc_datetime, first_scheduled)
+            if delay is None:
+                raise
+        yield ctx.create_timer(delay)
+        request = request.following()
+
+
+def run_function(ctx: ActivityContext, data: dict[str, Any]) -> Any:
+    """Run a task's function once. The activity of tasks."""
+    attempt = _Attempt(ctx, data)
+    task_started.send_robust(attempt.sender, task_result=attempt.result)
+    try:
+        attempt.succeed(attempt.result.task.call(*attempt.args, **attempt.result.kwargs))
+    except KeyboardInterrupt:
+        raise  # It ends the process, and not the task.
+    except BaseException as error:
+        # Receivers log what `sys.exc_info()` has, so that this belongs into the handler.
+        attempt.fail(error)
+        if attempt.is_last:
+            task_finished.send_robust(attempt.sender, task_result=attempt.result)
+        raise
+    task_finished.send_robust(attempt.sender, task_result=attempt.result)
+    return attempt.value
+
+
+async def run_async_function(ctx: ActivityContext, data: dict[str, Any]) -> Any:
+    """Run a task's ``async def`` function once. The activity of such tasks."""
+    attempt = await sync_to_async(_Attempt)(ctx, data)
+    await task_started.asend_robust(attempt.sender, task_result=attempt.result)
+    try:
+        attempt.succeed(await attempt.result.task.acall(*attempt.args, **attempt.result.kwargs))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        attempt.fail(error)
+        if attempt.is_last:
+            await task_finished.asend_robust(attempt.sender, task_result=attempt.result)
+        raise
+    await task_finished.asend_robust(attempt.sender, task_result=attempt.result)
+    return attempt.value
+
+
+_lock = Lock()
+
+
+def register(registry: Registry) -> None:
+    """Make tasks known to a registry; do nothing if they are.
+
+    Raises:
+        ValueError: One of their names is taken by something else.
+    """
+    with _lock:
+        known = registry.orchestrators.get(NAME)
+        if known is None or known.fn is not run_attempts:
+            registry.add_orchestrator(run_attempts, name=NAME)
+        for name, activity in ((NAME, run_function), (ASYNC_NAME, run_async_function)):
+            present = registry.activities.get(name)
+            if present is None or present.fn is not activity:
+                registry.add_activity(activity, name=name)
+
+
+class _Attempt:
+    """One call of a task's function, and the result that its context and the signals show."""
+
+    def __init__(self, ctx: ActivityContext, data: dict[str, Any]) -> None:
+        request = Request.from_json(data)
+        self.is_last = request.is_last
+        self.result: AnyResult = results.running_result(
+            settings.DATABASE_ALIAS, ctx.orchestration_id, request, ctx.worker
+        )
+        self.sender = _backend_class(request.backend)
+        self.value: Any = None
+
+    @property
+    def args(self) -> list[Any]:
+        """The positional arguments, with the context where the function takes it."""
+        task, args = self.result.task, self.result.args
+        return [TaskContext(task_result=self.result), *args] if task.takes_context else args
+
+    def succeed(self, value: Any) -> None:
+        """Take what the function has returned, if it can be stored: nobody is told of a success else."""
+        self.value = normalize_json(value)
+        codec = PayloadCodec(data_converter(), settings.MAX_PAYLOAD_BYTES)
+        codec.dumps(self.value, f"the result of task {self.result.task.module_path!r}")
+        results.succeed(self.result, self.value)
+
+    def fail(self, error: BaseException) -> None:
+        """Take what the function has raised."""
+        results.fail(self.result, error)
+
+
+def _backend_class(alias: str) -> type[Any] | None:
+    """Return the class of a task's backend; None where the settings do not have it any more."""
+    try:
+        return type(task_backends[alias])
+    except InvalidTaskBackend:
+        return None
