@@ -39,6 +39,10 @@ CHECKS = {
     "E023": "Transactions are not READ COMMITTED on PostgreSQL, MariaDB or MySQL.",
     "W024": "SQLite transactions do not take the write lock when they begin.",
     "W025": "A SQLite file is not in WAL mode.",
+    # Those of the tasks backend, which looks for them itself, as backends do.
+    "E031": "TASKS keeps tasks with durable_django, which is not installed.",
+    "E032": "OPTIONS of a backend in TASKS are wrong.",
+    "E033": "QUEUES of a backend in TASKS are wrong.",
 }
 
 _FAULTS = {

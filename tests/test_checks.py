@@ -34,7 +34,7 @@ def ids(messages: Sequence[CheckMessage]) -> list[str]:
 
 def test_the_ids_do_not_change() -> None:
     assert " ".join(checks.CHECKS) == (
-        "E001 E002 E003 E004 E005 E006 E011 E012 E013 E014 E021 E022 E023 W024 W025"
+        "E001 E002 E003 E004 E005 E006 E011 E012 E013 E014 E021 E022 E023 W024 W025 E031 E032 E033"
     )
 
 

@@ -49,8 +49,8 @@ def as_activity(
         raise TypeError(f"as_activity() takes a task, as @task makes them, not {task!r}")
     if task.takes_context:
         raise TypeError(
-            f"Task {task.module_path!r} cannot be an activity: it takes a context, which enqueued tasks alone "
-            "have."
+            f"Task {task.module_path!r} cannot be an activity: it takes a context, which enqueued tasks "
+            "alone have."
         )
     options: dict[str, Any] = {"queue": queue, "priority": priority, "retry_policy": retry_policy}
     run = _runner(task)

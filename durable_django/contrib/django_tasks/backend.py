@@ -135,9 +135,9 @@ class DurableBackend(BaseTaskBackend):
             queue=request.queue_name,
             priority=request.priority,
         )
-        result: TaskResult[P, R] = results.new_result(result_id, request, task)
+        result: Any = results.new_result(result_id, request, task)
         task_enqueued.send(type(self), task_result=result)
-        return result
+        return result  # type: ignore[no-any-return]
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
         """Return a task's result, whichever backend of this class it was enqueued to.

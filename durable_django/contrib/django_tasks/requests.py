@@ -95,20 +95,30 @@ class Request:
         try:
             found = import_string(self.path)
         except Exception as error:  # noqa: BLE001 - a module may raise anything when it is imported
-            return self._enqueued(_stand_in(self.path, f"it cannot be imported: {error}", error))
+            return self._stand_in(f"it cannot be imported: {error}", error)
         if not isinstance(found, Task):
-            reason = f"what has its name now is no task of this framework, but {type(found).__name__}"
-            return self._enqueued(_stand_in(self.path, reason))
-        return self._enqueued(found)
+            kind = type(found).__name__
+            return self._stand_in(f"what has its name now is no task of this framework, but a {kind}")
+        return changed(found, **self._attributes)
 
-    def _enqueued(self, task: AnyTask) -> AnyTask:
-        return changed(
-            task,
-            priority=self.priority,
-            queue_name=self.queue_name,
-            run_after=self.run_after,
-            backend=self.backend,
-        )
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        return {
+            "priority": self.priority,
+            "queue_name": self.queue_name,
+            "run_after": self.run_after,
+            "backend": self.backend,
+        }
+
+    def _stand_in(self, reason: str, cause: Exception | None = None) -> AnyTask:
+        message = f"Task {self.path!r} cannot be run: {reason}."
+
+        def cannot_run(*_: object, **__: object) -> None:
+            raise InvalidTask(message) from cause
+
+        cannot_run.__module__, _, name = self.path.rpartition(".")
+        cannot_run.__name__ = cannot_run.__qualname__ = name
+        return _unchecked(Task, {"func": cannot_run, "takes_context": False, **self._attributes})
 
 
 def changed(task: AnyTask, **attributes: Any) -> AnyTask:
@@ -118,16 +128,6 @@ def changed(task: AnyTask, **attributes: Any) -> AnyTask:
     """
     present = {field.name: getattr(task, field.name) for field in fields(task)}
     return _unchecked(type(task), {**present, **attributes})
-
-
-def _stand_in(path: str, reason: str, cause: Exception | None = None) -> AnyTask:
-    module, _, name = path.rpartition(".")
-
-    def cannot_run(*_: object, **__: object) -> None:
-        raise InvalidTask(f"Task {path!r} cannot be run: {reason}.") from cause
-
-    cannot_run.__module__, cannot_run.__name__, cannot_run.__qualname__ = module, name, name
-    return _unchecked(Task, {"func": cannot_run, "takes_context": False})
 
 
 def _unchecked(cls: type[AnyTask], attributes: dict[str, Any]) -> AnyTask:

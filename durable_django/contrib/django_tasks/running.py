@@ -55,35 +55,33 @@ def run_attempts(ctx: OrchestrationContext, data: dict[str, Any]) -> Generator[T
 def run_function(ctx: ActivityContext, data: dict[str, Any]) -> Any:
     """Run a task's function once. The activity of tasks."""
     attempt = _Attempt(ctx, data)
-    task_started.send_robust(attempt.sender, task_result=attempt.result)
+    attempt.begin()
     try:
-        attempt.succeed(attempt.result.task.call(*attempt.args, **attempt.result.kwargs))
+        attempt.succeed(attempt.task.call(*attempt.args, **attempt.kwargs))
     except KeyboardInterrupt:
         raise  # It ends the process, and not the task.
     except BaseException as error:
-        # Receivers log what `sys.exc_info()` has, so that this belongs into the handler.
         attempt.fail(error)
-        if attempt.is_last:
-            task_finished.send_robust(attempt.sender, task_result=attempt.result)
         raise
-    task_finished.send_robust(attempt.sender, task_result=attempt.result)
+    attempt.announce_success()
     return attempt.value
 
 
 async def run_async_function(ctx: ActivityContext, data: dict[str, Any]) -> Any:
     """Run a task's ``async def`` function once. The activity of such tasks."""
+    # All but the function itself may query, and receivers of signals do as they like.
     attempt = await sync_to_async(_Attempt)(ctx, data)
-    await task_started.asend_robust(attempt.sender, task_result=attempt.result)
+    await sync_to_async(attempt.begin)()
     try:
-        attempt.succeed(await attempt.result.task.acall(*attempt.args, **attempt.result.kwargs))
+        attempt.succeed(await attempt.task.acall(*attempt.args, **attempt.kwargs))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        attempt.fail(error)
-        if attempt.is_last:
-            await task_finished.asend_robust(attempt.sender, task_result=attempt.result)
+        traceback = error.__traceback__
+        await sync_to_async(attempt.fail)(error)
+        error.__traceback__ = traceback  # The exception was raised again in the other thread.
         raise
-    await task_finished.asend_robust(attempt.sender, task_result=attempt.result)
+    await sync_to_async(attempt.announce_success)()
     return attempt.value
 
 
@@ -107,33 +105,48 @@ def register(registry: Registry) -> None:
 
 
 class _Attempt:
-    """One call of a task's function, and the result that its context and the signals show."""
+    """One call of a task's function, and the result that its context and the signals show.
+
+    Receivers of signals that raise something change nothing: it goes to the log.
+    """
 
     def __init__(self, ctx: ActivityContext, data: dict[str, Any]) -> None:
         request = Request.from_json(data)
-        self.is_last = request.is_last
-        self.result: AnyResult = results.running_result(
+        self._is_last = request.is_last
+        self._sender = _backend_class(request.backend)
+        self._result: AnyResult = results.running_result(
             settings.DATABASE_ALIAS, ctx.orchestration_id, request, ctx.worker
         )
-        self.sender = _backend_class(request.backend)
+        self.task = self._result.task
+        self.args: list[Any] = self._result.args
+        if self.task.takes_context:
+            self.args = [TaskContext(task_result=self._result), *self.args]
+        self.kwargs = self._result.kwargs
         self.value: Any = None
 
-    @property
-    def args(self) -> list[Any]:
-        """The positional arguments, with the context where the function takes it."""
-        task, args = self.result.task, self.result.args
-        return [TaskContext(task_result=self.result), *args] if task.takes_context else args
+    def begin(self) -> None:
+        """Announce the start."""
+        task_started.send_robust(self._sender, task_result=self._result)
 
     def succeed(self, value: Any) -> None:
-        """Take what the function has returned, if it can be stored: nobody is told of a success else."""
+        """Take what the function has returned; raise an error if it cannot be stored, which is a failure."""
         self.value = normalize_json(value)
         codec = PayloadCodec(data_converter(), settings.MAX_PAYLOAD_BYTES)
-        codec.dumps(self.value, f"the result of task {self.result.task.module_path!r}")
-        results.succeed(self.result, self.value)
+        codec.dumps(self.value, f"the result of task {self.task.module_path!r}")
+        results.succeed(self._result, self.value)
+
+    def announce_success(self) -> None:
+        """Announce the end. Not where the function's exceptions are caught: it has none any more."""
+        task_finished.send_robust(self._sender, task_result=self._result)
 
     def fail(self, error: BaseException) -> None:
-        """Take what the function has raised."""
-        results.fail(self.result, error)
+        """Take what the function has raised and, if it will not be tried again, announce the end.
+
+        Receivers log what ``sys.exc_info()`` has: call it while the exception is handled.
+        """
+        results.fail(self._result, error)
+        if self._is_last:
+            task_finished.send_robust(self._sender, task_result=self._result)
 
 
 def _backend_class(alias: str) -> type[Any] | None:
