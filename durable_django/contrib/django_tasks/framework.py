@@ -12,6 +12,7 @@ if TYPE_CHECKING or django.VERSION >= (6, 0):
         TaskContext,
         TaskResult,
         TaskResultStatus,
+        task,
         task_backends,
     )
     from django.tasks.backends.base import BaseTaskBackend
@@ -21,7 +22,7 @@ if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.utils.json import normalize_json
 else:
     try:
-        from django_tasks import TaskContext, TaskResult, TaskResultStatus, task_backends
+        from django_tasks import TaskContext, TaskResult, TaskResultStatus, task, task_backends
     except ModuleNotFoundError as error:
         raise ImportError(
             "durable_django.contrib.django_tasks needs Django 6.0 or later, or the package django-tasks."
@@ -45,6 +46,7 @@ __all__ = [
     "TaskResultDoesNotExist",
     "TaskResultStatus",
     "normalize_json",
+    "task",
     "task_backends",
     "task_enqueued",
     "task_finished",
