@@ -208,7 +208,7 @@ class InstanceAdmin(ReadOnlyAdmin):
     def start_view(self, request: HttpRequest) -> HttpResponseBase:
         """Let people choose what to start."""
         self._demand(request, "start_orchestration")
-        names = sorted(default_registry.orchestrators)
+        names = sorted(default_registry.startable)
         context = {
             **self._context(request, _("Start an orchestration")),
             "names": [(name, reverse(f"admin:{APP}_instance_start_one", args=[name])) for name in names],
@@ -218,7 +218,7 @@ class InstanceAdmin(ReadOnlyAdmin):
     def start_one_view(self, request: HttpRequest, name: str) -> HttpResponseBase:
         """Ask for an input, and start."""
         self._demand(request, "start_orchestration")
-        if name not in default_registry.orchestrators:
+        if name not in default_registry.startable:
             raise Http404
         form = StartForm(
             request.POST if request.method == "POST" else None, initial={"input": skeleton(name)}

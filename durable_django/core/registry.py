@@ -31,6 +31,7 @@ MAX_PRIORITY = 32_767
 
 _ATTRIBUTE = "__durable__"
 _LAMBDA = "<lambda>"
+_OWN = "durable_django."
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,12 @@ class Registry:
     def orchestrators(self) -> Mapping[str, OrchestratorRegistration]:
         """The orchestrators by name."""
         return self._orchestrators.entries
+
+    @property
+    def startable(self) -> Mapping[str, OrchestratorRegistration]:
+        """The orchestrators that people may start: not the package's own, ``durable_django.…``."""
+        found = self._orchestrators.entries.items()
+        return {name: registered for name, registered in found if not name.startswith(_OWN)}
 
     @property
     def activities(self) -> Mapping[str, ActivityRegistration]:

@@ -9,8 +9,9 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from rest_framework.test import APIClient
 
-from durable_django import task
+from durable_django import orchestrator, task
 from durable_django.client import DurableTaskClient
+from durable_django.core.registry import Registry
 from durable_django.models import Instance, InstanceStatus
 from durable_django.worker import DurableTaskWorker
 from tests import factories
@@ -135,4 +136,16 @@ def test_a_wait_is_a_number_of_seconds(api: APIClient, wait: str) -> None:
     response = api.post(f"{START}?wait={wait}", {}, format="json")
     assert response.status_code == 400
     assert response.json()["errors"][0]["field"] == "wait"
+    assert not Instance.objects.exists()
+
+
+def test_what_is_the_packages_own_is_nobodys_to_start(
+    api: APIClient, registered: Callable[..., None]
+) -> None:
+    @orchestrator(name="durable_django.inner", registry=Registry())
+    def inner(ctx: Any, _: Any) -> None: ...
+
+    registered(inner)
+    assert "durable_django.inner" not in {one["name"] for one in api.get("/durable/orchestrations/").json()}
+    assert api.post("/durable/orchestrations/durable_django.inner/", {}, format="json").status_code == 404
     assert not Instance.objects.exists()

@@ -56,7 +56,7 @@ class OrchestrationList(DurableView):
         return Response(
             [
                 {"name": name, "input_schema": _input_schema(registered.fn)}
-                for name, registered in sorted(default_registry.orchestrators.items())
+                for name, registered in sorted(default_registry.startable.items())
             ]
         )
 
@@ -93,7 +93,7 @@ class Start(DurableView):
         Answers 202 with the `Location` of its status; or, with `wait`, 200 and the instance if it ends in
         time.
         """
-        if name not in default_registry.orchestrators:
+        if name not in default_registry.startable:
             raise NotFound(f"There is no orchestrator {name!r} here.")
         wait = seconds(request)
         options = self.scope.start(self.body())
