@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _RATE = re.compile(r"\s*(\d{1,9})\s*/\s*(\d{1,9})?\s*([smhd])\s*")
 _MARGIN = 1.01
 """By how much starts are spaced wider: what is late by a little never makes one too many."""
+_LATE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,23 @@ class Limits:
         return not (self.rate is None and self.key_rate is None)
 
     @property
-    def without_rates(self) -> Limits:
+    def latest(self) -> timedelta:
+        """How late an activity may begin without making one too many for the rates: 5 % of their time."""
+        rates = [rate for rate in (self.rate, self.key_rate) if rate is not None]
+        return timedelta(seconds=min((rate.seconds for rate in rates), default=0) * _LATE)
+
+    @property
+    def for_engines(self) -> Limits:
         """The same for engines that begin activities by themselves: as many as begin in a second, at most."""
-        most = [limit for limit in (self.concurrency, self.rate and self.rate.per_second) if limit]
-        return Limits(concurrency=min(most, default=None), key_concurrency=self.key_concurrency)
+        return replace(
+            self,
+            concurrency=_lower(self.concurrency, self.rate),
+            key_concurrency=_lower(self.key_concurrency, self.key_rate),
+        )
+
+
+def _lower(most: int | None, rate: Rate | None) -> int | None:
+    return most if rate is None else min(most or rate.per_second, rate.per_second)
 
 
 def _limit(name: str, value: Any) -> Any:

@@ -53,6 +53,8 @@ class Leased(NamedTuple):
     queue: str
     limit_key: str | None
     queued_at: datetime
+    deliveries: int = 1
+    """How often it has been begun, this time included; known of what `take_over` gives."""
 
     @classmethod
     def called(
@@ -257,6 +259,7 @@ def take_over(using: str, token: int, worker: str, until: datetime) -> Leased | 
     """Lease an activity anew that was handed over with a token, to whoever begins it; None if it is gone.
 
     With a token of its own: who comes later with the same one, since a message came twice, gets nothing.
+    Neither does who comes after its lease: it is not counted as running any more, and limits would not hold.
     """
     with transaction.atomic(using):
         tasks = ActivityTask.objects.using(using).filter(lease_token=token)
@@ -264,11 +267,14 @@ def take_over(using: str, token: int, worker: str, until: datetime) -> Leased | 
             tasks = tasks.select_for_update()
         task = tasks.first()
         instance = None if task is None else Instance.objects.using(using).filter(pk=task.instance_id).first()
-        if task is None or instance is None:
+        if task is None or instance is None or clock.from_orm(task.visible_at) <= clock.now():
             return None
         new = new_token()
+        # Without a worker it was on its way. With one, whoever has claimed it was quicker than the note that
+        # it is handed over, and its claim has counted.
+        deliveries = task.deliveries + (task.worker is None)
         ActivityTask.objects.using(using).filter(pk=task.pk).update(
-            lease_token=new, visible_at=clock.aware(until), worker=worker
+            lease_token=new, visible_at=clock.aware(until), worker=worker, deliveries=deliveries
         )
     return Leased(
         new,
@@ -281,7 +287,23 @@ def take_over(using: str, token: int, worker: str, until: datetime) -> Leased | 
         task.queue,
         task.limit_key,
         clock.from_orm(task.created_at),
+        deliveries,
     )
+
+
+def hand_over(using: str, tokens: Sequence[int]) -> None:
+    """Note that leased activities are on their way to an engine.
+
+    They are no worker's any more: the death of the one that has claimed them is nothing to them. Nor are they
+    delivered until somebody takes them over, so that those which only wait are not counted.
+    """
+    _change_leases(using, tokens, "worker = NULL, deliveries = deliveries - 1", [])
+
+
+def postpone(using: str, token: int, until: datetime) -> None:
+    """Give back an activity that was not begun, to be claimed by anybody at some time to come."""
+    change = "visible_at = %s, lease_token = NULL, worker = NULL, deliveries = deliveries - 1"
+    _change_leases(using, [token], change, [clock.to_database(using, until)])
 
 
 def renew(using: str, tokens: Sequence[int], until: datetime) -> None:

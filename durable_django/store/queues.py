@@ -26,6 +26,9 @@ from durable_django.store.scope import Served
 AHEAD = timedelta(seconds=0.1)
 """How long before it may begin an activity is leased: whoever has it waits so long."""
 
+AHEAD_OF_ENGINES = timedelta(seconds=1)
+"""The same for an activity that is handed to an engine, and has to travel."""
+
 _LOOKED_AT = 50
 _FORGOTTEN_AFTER = timedelta(days=1)
 
@@ -45,9 +48,20 @@ class Claim:
 
 
 def claim(
-    using: str, served: Served, queue: str, limits: Limits, *, worker: str, lease: timedelta, most: int
+    using: str,
+    served: Served,
+    queue: str,
+    limits: Limits,
+    *,
+    worker: str,
+    lease: timedelta,
+    most: int,
+    for_engine: bool = False,
 ) -> Claim:
-    """Lease up to ``most`` activities of a queue that are due, as far as its limits allow."""
+    """Lease up to ``most`` activities of a queue that are due, as far as its limits allow.
+
+    ``for_engine`` says that an engine begins them by itself, and calls `reserve` then.
+    """
     with transaction.atomic(using), connections[using].cursor() as cursor:
         if limits == Limits():
             now = clock.now()
@@ -59,21 +73,25 @@ def claim(
         if state is None:
             return Claim(is_busy=True)
         # Read after the lock: what others had claimed until then counts.
-        return _Claiming(cursor, served, limits, state, clock.now()).run(worker, lease, most)
+        limits = limits.for_engines if for_engine else limits
+        claiming = _Claiming(cursor, served, limits, state, clock.now(), for_engine=for_engine)
+        return claiming.run(worker, lease, most)
 
 
-def reserve(using: str, queue: str, key: str | None, limits: Limits) -> datetime:
+def reserve(using: str, queue: str, key: str | None, limits: Limits, within: timedelta) -> datetime:
     """Return when an activity that is about to run may begin, and let the next begin after it.
 
-    For engines that start activities by themselves, some time after they were claimed.
+    For engines that start activities by themselves, some time after they were claimed. What may not begin
+    ``within`` some time has nothing reserved, and is to come again then.
     """
     with transaction.atomic(using):
-        begins = clock.now()
-        for name, _rate in _rates(key, limits):
-            state = _state(using, queue, name)
-            begins = max(begins, clock.from_orm(state.next_at))
-        for name, rate in _rates(key, limits):
-            _advance(using, queue, {name: begins + rate.spacing})
+        states = [_state(using, queue, name) for name, _rate in _rates(key, limits)]
+        # After the locks: whoever waits for one must not get a moment that has passed.
+        now = clock.now()
+        begins = max([now, *(clock.from_orm(state.next_at) for state in states)])
+        if begins - now <= within:
+            for name, rate in _rates(key, limits):
+                _advance(using, queue, {name: begins + rate.spacing})
     return begins
 
 
@@ -87,7 +105,14 @@ class _Claiming:
     """One claim, under the lock of the queue's state."""
 
     def __init__(
-        self, cursor: CursorWrapper, served: Served, limits: Limits, state: QueueLimit, now: datetime
+        self,
+        cursor: CursorWrapper,
+        served: Served,
+        limits: Limits,
+        state: QueueLimit,
+        now: datetime,
+        *,
+        for_engine: bool,
     ) -> None:
         self._cursor = cursor
         self._using = cursor.db.alias
@@ -95,7 +120,8 @@ class _Claiming:
         self._limits = limits
         self._queue = state.queue
         self._now = now
-        self._horizon = now + AHEAD
+        self._for_engine = for_engine
+        self._horizon = now + (AHEAD_OF_ENGINES if for_engine else AHEAD)
         self._next: dict[str, datetime] = {"": clock.from_orm(state.next_at)}
         self._advanced: set[str] = set()
         running = (
@@ -188,7 +214,7 @@ class _Claiming:
             elif key is not None:
                 self._excluded.add(key)
             return None
-        for name, rate in rates:
+        for name, rate in rates if not self._for_engine else ():
             self._next[name] = start + rate.spacing
             self._advanced.add(name)
         self._running[key] += 1

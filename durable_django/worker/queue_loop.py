@@ -30,6 +30,7 @@ logger = logging.getLogger("durable_django.worker")
 
 _BUSY_SECONDS = 0.02
 _OUTAGE_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ class QueueLoop:
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join()
+            # A dispatcher may be waiting for a broker that does not answer: its leases run out.
+            self._thread.join(_PATIENCE_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -198,17 +200,18 @@ class QueueLoop:
         """Claim some of a queue, and tell whether there was nothing."""
         if most <= 0:
             return True  # The end of an activity is soon enough to look again.
-        limits, seconds = route.limits, settings.LEASE_SECONDS
+        seconds, ahead = settings.LEASE_SECONDS, queues.AHEAD
         if route.dispatcher is not None:
-            limits, seconds = limits.without_rates, route.dispatcher.lease_seconds
+            seconds, ahead = route.dispatcher.lease_seconds, queues.AHEAD_OF_ENGINES
         claim = queues.claim(
             self._using,
             served,
             route.queue,
-            limits,
+            route.limits,
             worker=self._worker,
             lease=timedelta(seconds=seconds),
             most=most,
+            for_engine=route.dispatcher is not None,
         )
         if route.dispatcher is not None:
             self._dispatch(route.dispatcher, [leased for _begins, leased in claim.leased])
@@ -221,7 +224,7 @@ class QueueLoop:
         elif claim.is_busy:
             self._look_at = min(self._look_at, time.monotonic() + _BUSY_SECONDS)
         elif claim.next_at is not None:
-            pause = (claim.next_at - queues.AHEAD - clock.now()).total_seconds()
+            pause = (claim.next_at - ahead - clock.now()).total_seconds()
             self._look_at = min(self._look_at, time.monotonic() + pause)
         return not (claim.leased or claim.is_busy or claim.next_at)
 
@@ -237,3 +240,5 @@ class QueueLoop:
             activities.release(self._using, [one.token for one in leased])
             # Other queues go on meanwhile.
             self._paused[queue] = time.monotonic() + _OUTAGE_SECONDS
+        else:
+            activities.hand_over(self._using, [one.token for one in leased])
