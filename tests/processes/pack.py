@@ -27,17 +27,19 @@ def is_alive(pid: int) -> bool:
 class Pack:
     """Workers that can be started and killed within milliseconds."""
 
+    SETTINGS = "tests.processes.settings"
+
     def __init__(self, environment: dict[str, str], log: Path, **settings: Any) -> None:
         self._log = log
         self._stderr = log.open("w")
+        self.environment = environment | {
+            "DJANGO_SETTINGS_MODULE": self.SETTINGS,
+            "DURABLE_DJANGO": json.dumps(settings),
+        }
         self._launcher = subprocess.Popen(
             [sys.executable, "-m", "tests.processes.launcher"],
             cwd=ROOT,
-            env=environment
-            | {
-                "DJANGO_SETTINGS_MODULE": "tests.processes.settings",
-                "DURABLE_DJANGO": json.dumps(settings),
-            },
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -1,0 +1,1 @@
+"""Acceptance tests with real processes of other engines. Also a Django app, for these processes."""

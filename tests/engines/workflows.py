@@ -1,0 +1,44 @@
+"""What the processes of these tests run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+import durable_django
+from durable_django import task
+from tests.engines.journal import Journal
+
+Steps = Generator[task.Task[Any], Any, Any]
+
+
+@durable_django.activity
+def add_slowly(_: task.ActivityContext, number: int) -> int:
+    """Add one, after 10 ms."""
+    time.sleep(0.01)
+    return number + 1
+
+
+@durable_django.orchestrator
+def slow_chain(ctx: task.OrchestrationContext, length: int) -> Steps:
+    """Return ``length``, by that many activities."""
+    number = 0
+    for _ in range(length):
+        number = yield ctx.call_activity(add_slowly, input=number)
+    return number
+
+
+@durable_django.activity
+def keep_journal(_: task.ActivityContext, about: dict[str, Any]) -> None:
+    """Note when this begins and ends; in between it takes some time."""
+    with Journal(about["journal"]).entry():
+        time.sleep(about["seconds"])
+
+
+@durable_django.orchestrator
+def many_entries(ctx: task.OrchestrationContext, about: dict[str, Any]) -> Steps:
+    """Call ``count`` activities at once that keep a journal."""
+    calls = [ctx.call_activity(keep_journal, input=about) for _ in range(about["count"])]
+    yield task.when_all(calls)
+    return len(calls)
