@@ -23,6 +23,7 @@ from durable_django.core.registry import Registry
 from durable_django.models import ActivityTask, InstanceStatus
 from durable_django.store import activities, clock, results, workers
 from durable_django.worker import dispatch, remote
+from tests import factories
 from tests.contrib.stage import BACKEND, QUEUE, Stage, activity_row, dispatcher, run, settings
 from tests.worker.byhand import USING, assert_sound, assert_tables_are_empty, failure, output, status
 
@@ -165,7 +166,7 @@ class TestHandingOver:
         assert output("one") == [0, 2, 4, 6, 8, 10, 12]
 
     def test_a_worker_that_dies_leaves_what_it_has_handed_over(self, stage: Stage) -> None:
-        workers.add(USING, "worker", "", None)
+        factories.make_worker("worker")
         stage.start(calls, ["double", 1], instance_id="one")
         token = activity_row().lease_token
         clock.move(timedelta(seconds=durable_settings.LEASE_SECONDS + 1))
@@ -176,7 +177,7 @@ class TestHandingOver:
     def test_a_worker_that_dies_before_it_has_handed_over_is_forgotten(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        workers.add(USING, "worker", "", None)
+        factories.make_worker("worker")
 
         def die(*_: Any) -> None:
             raise KeyboardInterrupt

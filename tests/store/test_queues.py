@@ -171,12 +171,20 @@ class TestRates:
 
     def test_those_who_begin_by_themselves_take_their_turn(self) -> None:
         limits = Limits.parse({"rate": "20/s", "key_rate": "1/s"})
-        begins = [queues.reserve("default", "mail", key, limits) for key in ("a", "b", "a", None)]
+        within = timedelta(seconds=2)
+        begins = [queues.reserve("default", "mail", key, limits, within) for key in ("a", "b", "a", None)]
         waits = [(at - clock.now()).total_seconds() for at in begins]
         assert waits == pytest.approx([0, 0.0505, 1.01, 1.0605])
 
+    def test_who_would_wait_for_long_takes_nobodys_turn(self) -> None:
+        limits, within = Limits.parse({"rate": "1/m"}), timedelta(seconds=2)
+        first, second, third = (queues.reserve("default", "mail", None, limits, within) for _ in range(3))
+        assert first == clock.now()
+        assert second == third > clock.now() + timedelta(seconds=60)
+
     def test_the_state_of_keys_is_forgotten(self) -> None:
-        queues.reserve("default", "mail", "a", Limits.parse({"rate": "20/s", "key_rate": "1/s"}))
+        limits = Limits.parse({"rate": "20/s", "key_rate": "1/s"})
+        queues.reserve("default", "mail", "a", limits, timedelta(seconds=2))
         queues.sweep("default")
         assert QueueLimit.objects.count() == 2
         with clock.frozen(NOW + timedelta(days=2)):
