@@ -31,6 +31,7 @@ logger = logging.getLogger("durable_django.worker")
 _BUSY_SECONDS = 0.02
 _OUTAGE_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
+_TURNS_MISSED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class QueueLoop:
         self._poll_interval = poll_interval
         registered = registry.activities.values()
         self._async_names = frozenset(one.name for one in registered if one.is_async)
-        self._soon: list[tuple[datetime, int, Leased]] = []
+        self._soon: list[tuple[datetime, int, Leased, int]] = []
+        self._limits = {route.queue: route.limits for route in self._routes}
         self._order = itertools.count()
         self._look_at = 0.0
         self._paused: dict[str, float] = {}
@@ -162,13 +164,25 @@ class QueueLoop:
         self._wake.clear()
 
     def _begin(self) -> None:
-        now = clock.now()
-        while self._soon and self._soon[0][0] <= now:
-            self._pool.submit([heapq.heappop(self._soon)[2]])
+        while self._soon and self._soon[0][0] <= (now := clock.now()):
+            begins, _order, leased, missed = heapq.heappop(self._soon)
+            limits = self._limits[leased.queue]
+            if limits.has_rates and now - begins > limits.latest and missed < _TURNS_MISSED:
+                self._begin_later(leased, limits, missed + 1)
+            else:
+                self._pool.submit([leased])
+
+    def _begin_later(self, leased: Leased, limits: Limits, missed: int) -> None:
+        """Find an activity another moment: this thread was held up, and others begin at the present one."""
+        begins = queues.reserve(self._using, leased.queue, leased.limit_key, limits, queues.AHEAD)
+        if begins - clock.now() > queues.AHEAD:
+            activities.postpone(self._using, leased.token, begins)
+        else:
+            heapq.heappush(self._soon, (begins, next(self._order), leased, missed))
 
     def _give_back(self) -> None:
         left, self._soon = self._soon, []
-        activities.release(self._using, [leased.token for _begins, _order, leased in left])
+        activities.release(self._using, [leased.token for _begins, _order, leased, _missed in left])
 
     def _look(self) -> None:
         self._look_at = time.monotonic() + self._poll_interval()
@@ -217,7 +231,7 @@ class QueueLoop:
             self._dispatch(route.dispatcher, [leased for _begins, leased in claim.leased])
         else:
             for begins, leased in claim.leased:
-                heapq.heappush(self._soon, (begins, next(self._order), leased))
+                heapq.heappush(self._soon, (begins, next(self._order), leased, 0))
             self._begin()
         if claim.is_full and route.queue not in self._paused:
             self._look_at = 0.0

@@ -1,0 +1,144 @@
+"""The queue loop when it is held up: by itself, or by a dispatcher whose broker does not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from durable_django import task
+from durable_django.core.registry import Registry
+from durable_django.models import ActivityTask
+from durable_django.store import activities
+from durable_django.store.scope import Served
+from durable_django.testing import VirtualClock
+from durable_django.worker import queue_loop
+from durable_django.worker.dispatch import ActivityDispatcher, Handed
+from durable_django.worker.queue_loop import QueueLoop
+from tests.worker.byhand import USING, HandWorker, HeldPool, client
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUEUE = "limited"
+RATE = {"QUEUE_LIMITS": {QUEUE: {"rate": "20/s"}}}
+SECONDS = {"QUEUE_LIMITS": {QUEUE: {"rate": "1/s"}}}
+
+
+def double(ctx: task.ActivityContext, number: int) -> int:
+    return 2 * number
+
+
+def fan(ctx: task.OrchestrationContext, width: int) -> Generator[task.Task[Any], Any, Any]:
+    return (yield task.when_all([ctx.call_activity(double, input=n, queue=QUEUE) for n in range(width)]))
+
+
+class IdlePool(HeldPool):
+    idle_threads = 100
+
+
+class Stuck(ActivityDispatcher):
+    """Waits for a broker that does not answer."""
+
+    begun = threading.Event()
+    let_go = threading.Event()
+
+    def dispatch(self, activities: Sequence[Handed]) -> None:
+        self.begun.set()
+        assert self.let_go.wait(30)
+
+
+def a_loop() -> QueueLoop:
+    pool: Any = IdlePool(100)
+    return QueueLoop(USING, Served(), Registry(), pool, worker="worker", poll_interval=lambda: 0.05)
+
+
+def begun(loop: QueueLoop) -> int:
+    pool: Any = loop._pool
+    return len(pool.leased)
+
+
+def start(width: int) -> None:
+    client().schedule_new_orchestration(fan, input=width)
+    HandWorker(fan, activities=[double], slots=0).step()
+    assert ActivityTask.objects.count() == width
+
+
+def look(loop: QueueLoop) -> None:
+    loop._look_at = 0.0
+    loop.step()
+
+
+def test_what_has_missed_its_turn_takes_another(durable_clock: VirtualClock) -> None:
+    with override_settings(DURABLE_DJANGO=RATE):
+        loop = a_loop()
+        start(10)
+        look(loop)
+        assert begun(loop) == 1
+        assert len(loop._soon) == 1
+        durable_clock.move(timedelta(seconds=0.3))
+        look(loop)
+        assert begun(loop) == 2, "the second is late, and no third begins along with it"
+        durable_clock.move(timedelta(seconds=0.04))
+        loop.step()
+        assert begun(loop) == 2
+        durable_clock.move(timedelta(seconds=0.02))
+        loop.step()
+        assert begun(loop) == 3
+
+
+def test_a_turn_that_is_far_away_is_left_to_whoever_is_there_then(durable_clock: VirtualClock) -> None:
+    with override_settings(DURABLE_DJANGO=RATE):
+        first = a_loop()
+        start(4)
+        look(first)
+        (_begins, _order, waiting, _missed) = first._soon[0]
+    with override_settings(DURABLE_DJANGO=SECONDS):
+        second = a_loop()
+        durable_clock.move(timedelta(seconds=0.5))
+        look(second)
+        assert begun(second) == 1
+        first._limits = second._limits
+        first._look_at = time.monotonic() + 60
+        first.step()
+        assert begun(first) == 1
+        assert not first._soon
+        given_back = ActivityTask.objects.get(task_id=waiting.task_id)
+        assert (given_back.lease_token, given_back.deliveries) == (None, 0)
+        durable_clock.move(timedelta(seconds=1.05))
+        look(second)
+        assert begun(second) == 2
+
+
+@pytest.fixture
+def _let_go() -> Iterator[None]:
+    Stuck.begun.clear()
+    Stuck.let_go.clear()
+    yield
+    Stuck.let_go.set()
+
+
+@pytest.mark.usefixtures("_let_go")
+def test_a_worker_stops_though_a_broker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_loop, "_PATIENCE_SECONDS", 0.2)
+    path = f"{__name__}.Stuck"
+    with override_settings(DURABLE_DJANGO={"DISPATCHERS": {QUEUE: {"BACKEND": path}}}):
+        loop = a_loop()
+        start(1)
+        loop.start()
+        assert Stuck.begun.wait(10)
+        stopping = threading.Thread(target=loop.stop)
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        Stuck.let_go.set()
+        assert loop._thread is not None
+        loop._thread.join(10)
+        assert not loop._thread.is_alive()
+    row = ActivityTask.objects.get()
+    assert row.lease_token is not None, "it was handed over after all"
+    assert activities.take_over(USING, row.lease_token, "engine", row.visible_at.replace(tzinfo=None))
