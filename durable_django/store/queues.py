@@ -38,13 +38,15 @@ class Claim:
     """Activities to run, each with when it may begin.
 
     ``is_busy`` says that somebody else was claiming, ``is_full`` that there may be more than was asked for,
-    ``next_at`` when a rate lets the next one begin, if that is what has ended the claim.
+    ``next_at`` when a rate lets the next one begin, if that is what has ended the claim, ``is_blocked`` that
+    others may begin when some of those end that run now, perhaps elsewhere.
     """
 
     leased: list[tuple[datetime, Leased]] = field(default_factory=list)
     is_busy: bool = False
     is_full: bool = False
     next_at: datetime | None = None
+    is_blocked: bool = False
 
 
 def claim(
@@ -153,6 +155,7 @@ class _Claiming:
             ],
             is_full=len(chosen) == most > 0,
             next_at=self._next_at(),
+            is_blocked=bool(self._excluded) or most <= 0 or self._running.total() == self._limits.concurrency,
         )
 
     def _choose(self, most: int) -> list[tuple[datetime, tuple[Any, ...]]]:

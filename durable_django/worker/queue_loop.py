@@ -23,6 +23,7 @@ from durable_django.core.registry import Registry
 from durable_django.store import activities, clock, queues
 from durable_django.store.activities import Leased
 from durable_django.store.scope import Served
+from durable_django.worker import polling
 from durable_django.worker.dispatch import ActivityDispatcher, Handed, dispatchers
 from durable_django.worker.pool import ActivityPool
 
@@ -84,6 +85,7 @@ class QueueLoop:
         self._order = itertools.count()
         self._look_at = 0.0
         self._paused: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._is_draining = False
@@ -214,16 +216,16 @@ class QueueLoop:
         """Claim some of a queue, and tell whether there was nothing."""
         if most <= 0:
             return True  # The end of an activity is soon enough to look again.
-        seconds, ahead = settings.LEASE_SECONDS, queues.AHEAD
+        lease, ahead = settings.LEASE_SECONDS, queues.AHEAD
         if route.dispatcher is not None:
-            seconds, ahead = route.dispatcher.lease_seconds, queues.AHEAD_OF_ENGINES
+            lease, ahead = route.dispatcher.lease_seconds, queues.AHEAD_OF_ENGINES
         claim = queues.claim(
             self._using,
             served,
             route.queue,
             route.limits,
             worker=self._worker,
-            lease=timedelta(seconds=seconds),
+            lease=timedelta(seconds=lease),
             most=most,
             for_engine=route.dispatcher is not None,
         )
@@ -233,13 +235,19 @@ class QueueLoop:
             for begins, leased in claim.leased:
                 heapq.heappush(self._soon, (begins, next(self._order), leased, 0))
             self._begin()
+        pause = self._pauses.get(route.queue, 0.0)
+        longer = polling.longer(pause, self._poll_interval())
+        self._pauses[route.queue] = polling.SHORTEST if claim.leased else longer
         if claim.is_full and route.queue not in self._paused:
             self._look_at = 0.0
         elif claim.is_busy:
             self._look_at = min(self._look_at, time.monotonic() + _BUSY_SECONDS)
         elif claim.next_at is not None:
-            pause = (claim.next_at - ahead - clock.now()).total_seconds()
-            self._look_at = min(self._look_at, time.monotonic() + pause)
+            seconds = (claim.next_at - ahead - clock.now()).total_seconds()
+            self._look_at = min(self._look_at, time.monotonic() + seconds)
+        elif claim.is_blocked:
+            # Nobody tells of what ends elsewhere: look again soon, and more rarely while nothing does.
+            self._look_at = min(self._look_at, time.monotonic() + self._pauses[route.queue])
         return not (claim.leased or claim.is_busy or claim.next_at)
 
     def _dispatch(self, dispatcher: ActivityDispatcher, leased: list[Leased]) -> None:

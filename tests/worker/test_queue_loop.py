@@ -52,9 +52,9 @@ class Stuck(ActivityDispatcher):
         assert self.let_go.wait(30)
 
 
-def a_loop() -> QueueLoop:
+def a_loop(poll_interval: float = 0.05) -> QueueLoop:
     pool: Any = IdlePool(100)
-    return QueueLoop(USING, Served(), Registry(), pool, worker="worker", poll_interval=lambda: 0.05)
+    return QueueLoop(USING, Served(), Registry(), pool, worker="worker", poll_interval=lambda: poll_interval)
 
 
 def begun(loop: QueueLoop) -> int:
@@ -112,6 +112,33 @@ def test_a_turn_that_is_far_away_is_left_to_whoever_is_there_then(durable_clock:
         durable_clock.move(timedelta(seconds=1.05))
         look(second)
         assert begun(second) == 2
+
+
+def test_a_full_queue_is_looked_at_soon_and_more_rarely_while_nothing_ends() -> None:
+    """What runs elsewhere ends without a word."""
+    with override_settings(DURABLE_DJANGO={"QUEUE_LIMITS": {QUEUE: {"concurrency": 1}}}):
+        loop = a_loop(1.0)
+        start(3)
+        look(loop)
+        pauses = [round(next_look(loop), 1) for _ in range(6)]
+        assert pauses[0] < 0.2
+        assert pauses == sorted(pauses)
+        assert pauses[-1] > 0.9
+        ActivityTask.objects.get(lease_token__isnull=False).delete()
+        look(loop)
+        assert begun(loop) == 2
+        assert next_look(loop) < 0.2
+
+
+def test_an_empty_queue_costs_a_poll() -> None:
+    with override_settings(DURABLE_DJANGO={"QUEUE_LIMITS": {QUEUE: {"concurrency": 1, "rate": "9/s"}}}):
+        assert next_look(a_loop(1.0)) > 0.9
+
+
+def next_look(loop: QueueLoop) -> float:
+    """Look, and return in how many seconds the next look is due."""
+    look(loop)
+    return loop._look_at - time.monotonic()
 
 
 @pytest.fixture
