@@ -109,6 +109,21 @@ class Cluster(Server):
         return self.log().count("ready for work") if self._log.exists() else 0
 
 
+class TasksWorker(Server):
+    """A worker of django-tasks-db, a backend of Django's Tasks framework."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, number: int) -> None:
+        command = [sys.executable, "manage.py", "db_worker", "--interval", "0.05", "--no-startup-delay"]
+        super().__init__(command, folder / f"tasks-{number}.log", environment)
+
+    def start(self) -> None:
+        """Make the backend's tables, if they are not there, and start it."""
+        migrate = [sys.executable, "manage.py", "migrate", "django_tasks_database", "--verbosity", "0"]
+        subprocess.run(migrate, cwd=ROOT, env=self._environment, check=True)
+        super().start()
+        self._until(lambda: "Starting worker" in self.log())
+
+
 def cluster_settings(broker: dict[str, Any]) -> str:
     """Return ``Q_CLUSTER`` as the environment has it."""
     common = {"workers": 3, "timeout": 30, "retry": 60, "poll": 0.05, "scheduler": False, "guard_cycle": 0.5}

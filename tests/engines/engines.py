@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.engines.brokers import Cluster, Redis, cluster_settings
+from tests.engines.brokers import Cluster, Redis, TasksWorker, cluster_settings
 from tests.processes.pack import Pack
 
 QUEUE = "elsewhere"
@@ -82,15 +82,24 @@ def q2_on_redis(site: Site, stack: ExitStack, count: int) -> House:
     return House(workers, stack.enter_context(site.cluster(workers)), redis)
 
 
-def _dispatchers() -> dict[str, Any]:
-    return {QUEUE: {"BACKEND": BACKEND, "OPTIONS": {"lease_seconds": 5}}}
+def tasks(site: Site, stack: ExitStack, count: int) -> House:
+    """Workers of a backend of Django's Tasks framework, on the database."""
+    dispatchers = _dispatchers("durable_django.contrib.django_tasks.TasksDispatcher")
+    workers = site.workers(count, dispatchers, {"orm": "default"})
+    for number in range(2):
+        stack.enter_context(TasksWorker(workers.environment, site.folder, number))
+    return House(stack.enter_context(workers))
 
 
-# One more engine is one more entry: a backend of Django's tasks would be "tasks".
+def _dispatchers(backend: str = BACKEND) -> dict[str, Any]:
+    return {QUEUE: {"BACKEND": backend, "OPTIONS": {"lease_seconds": 5}}}
+
+
 ENGINES: dict[str, Engine] = {
     "in process": in_process,
     "django-q2 on the database": q2_on_database,
     "django-q2 on redis": q2_on_redis,
+    "django-tasks": tasks,
 }
 
 

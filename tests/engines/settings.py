@@ -6,9 +6,14 @@ import json
 import os
 from typing import Any
 
+import django
+
 from testproject.settings import *  # noqa: F403
 from testproject.settings import INSTALLED_APPS
 
-INSTALLED_APPS = [*INSTALLED_APPS, "django_q", "tests.engines"]
+INSTALLED_APPS = [*INSTALLED_APPS, "django_q", "django_tasks_db", "tests.engines"]
+if django.VERSION < (6, 0):
+    INSTALLED_APPS.append("django_tasks")
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 DEBUG = False
 Q_CLUSTER: dict[str, Any] = json.loads(os.environ["Q_CLUSTER"])

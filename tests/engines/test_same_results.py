@@ -71,5 +71,6 @@ def check_census(engine: str) -> None:
     done = [event for event in history if isinstance(event, TaskCompletedEvent)]
     scheduled = [event for event in history if isinstance(event, TaskScheduledEvent)]
     assert sorted(event.task_scheduled_id for event in done) == sorted(event.event_id for event in scheduled)
-    elsewhere = {str(event.worker).startswith("django-q2@") for event in done}
-    assert elsewhere == {engine.startswith("django-q2")}, "it is that engine which has run them"
+    # The workers' own names are random; an engine's begin with what it is.
+    names = {str(event.worker).partition("@")[0] for event in done}
+    assert (names == {engine.partition(" ")[0]}) is (engine != "in process"), names
