@@ -27,6 +27,7 @@ EXECUTED = [
     "docs/migrating.md",
     "docs/rest.md",
     "docs/admin.md",
+    "docs/django_q.md",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 

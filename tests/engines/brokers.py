@@ -92,6 +92,14 @@ class Redis(Server):
         finally:
             client.close()
 
+    def waiting(self, queue: str) -> int:
+        """Return how many messages wait in a queue."""
+        client = redis.Redis(port=self.port)
+        try:
+            return int(client.llen(queue))
+        finally:
+            client.close()
+
 
 class Cluster(Server):
     """A cluster of django-q2."""

@@ -38,11 +38,12 @@ class House:
 
 @dataclass
 class Site:
-    """Where a house is built: the environment of its processes, and a folder."""
+    """Where a house is built: the environment of its processes, a folder, and what they do differently."""
 
     environment: dict[str, str]
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def workers(self, count: int, dispatchers: dict[str, Any], broker: dict[str, Any]) -> Workers:
         """Return durable workers, started."""
@@ -70,7 +71,7 @@ def in_process(site: Site, stack: ExitStack, count: int) -> House:
 
 def q2_on_database(site: Site, stack: ExitStack, count: int) -> House:
     """A cluster of django-q2 whose broker is the database."""
-    workers = stack.enter_context(site.workers(count, _dispatchers(), {"orm": "default"}))
+    workers = stack.enter_context(site.workers(count, _dispatchers(site), {"orm": "default"}))
     return House(workers, stack.enter_context(site.cluster(workers)))
 
 
@@ -78,21 +79,21 @@ def q2_on_redis(site: Site, stack: ExitStack, count: int) -> House:
     """A cluster of django-q2 whose broker is Redis."""
     redis = stack.enter_context(Redis(site.folder))
     broker = {"redis": {"host": "127.0.0.1", "port": redis.port}}
-    workers = stack.enter_context(site.workers(count, _dispatchers(), broker))
+    workers = stack.enter_context(site.workers(count, _dispatchers(site), broker))
     return House(workers, stack.enter_context(site.cluster(workers)), redis)
 
 
 def tasks(site: Site, stack: ExitStack, count: int) -> House:
     """Workers of a backend of Django's Tasks framework, on the database."""
-    dispatchers = _dispatchers("durable_django.contrib.django_tasks.TasksDispatcher")
+    dispatchers = _dispatchers(site, "durable_django.contrib.django_tasks.TasksDispatcher")
     workers = site.workers(count, dispatchers, {"orm": "default"})
     for number in range(2):
         stack.enter_context(TasksWorker(workers.environment, site.folder, number))
     return House(stack.enter_context(workers))
 
 
-def _dispatchers(backend: str = BACKEND) -> dict[str, Any]:
-    return {QUEUE: {"BACKEND": backend, "OPTIONS": {"lease_seconds": 5}}}
+def _dispatchers(site: Site, backend: str = BACKEND) -> dict[str, Any]:
+    return {QUEUE: {"BACKEND": backend, "OPTIONS": {"lease_seconds": 5, **site.options}}}
 
 
 ENGINES: dict[str, Engine] = {

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from durable_django.client import DurableTaskClient
+from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.models import Instance, InstanceStatus
 from tests.engines.engines import QUEUE, House, Site, built
-from tests.engines.workflows import slow_chain
+from tests.engines.workflows import misfortunes, slow_chain
 from tests.stress.test_kill_storm import check_tables
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(240)]
@@ -30,6 +30,7 @@ def test_each_is_killed_and_started_again(site: Callable[..., Site]) -> None:
         house.cluster.kill()
         house.cluster.start()
         wait_for(house, COUNT // 4)
+        assert house.redis.waiting("django_q:engines:q"), "nothing would be lost with it"
         house.redis.kill()
         house.redis.start()
         wait_for(house, COUNT // 2)
@@ -39,6 +40,18 @@ def test_each_is_killed_and_started_again(site: Callable[..., Site]) -> None:
     check_tables()
     outputs = [json.loads(instance.output or "null") for instance in Instance.objects.all()]
     assert outputs == [LENGTH] * COUNT
+
+
+def test_activities_that_never_end_do_not_loop_for_ever(site: Callable[..., Site]) -> None:
+    client = DurableTaskClient()
+    place = site(MAX_TRIES=2)
+    place.options["timeout"] = 1
+    with built("django-q2 on the database", place) as house:
+        instance_id = client.schedule_new_orchestration(misfortunes, queue=QUEUE)
+        state = client.wait_for_orchestration_completion(instance_id, timeout=90)
+        assert state.runtime_status is OrchestrationStatus.COMPLETED, house.log()
+        assert state.get_output() == ["durable_django.worker.TooManyDeliveries"] * 2
+    check_tables()
 
 
 def wait_for(house: House, count: int, seconds: float = 90.0) -> None:

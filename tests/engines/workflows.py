@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Generator
 from typing import Any
@@ -27,6 +29,31 @@ def slow_chain(ctx: task.OrchestrationContext, length: int) -> Steps:
     for _ in range(length):
         number = yield ctx.call_activity(add_slowly, input=number)
     return number
+
+
+@durable_django.activity
+def hang(_: task.ActivityContext) -> None:
+    """Not heed the timeout."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(600)
+
+
+@durable_django.activity
+def die(_: task.ActivityContext) -> None:
+    """Take the process down."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@durable_django.orchestrator
+def misfortunes(ctx: task.OrchestrationContext, _: Any) -> Steps:
+    """Return why these activities have failed."""
+    reasons = []
+    for failing in [ctx.call_activity(hang), ctx.call_activity(die)]:
+        try:
+            yield failing
+        except task.TaskFailedError as error:
+            reasons.append(error.details.error_type)
+    return reasons
 
 
 @durable_django.activity
