@@ -239,8 +239,8 @@ class ActivityTask(models.Model):
     """An activity that has no recorded result yet.
 
     Anybody may claim it once ``visible_at`` has come. A lease moves that to its own end and puts a token
-    here, by which its holder, and nobody else, may renew it and record the result. Leased without a worker, it
-    is on its way to another engine; ``deliveries`` counts how often it was begun.
+    here, by which its holder, and nobody else, may renew it and record the result. Leased without a worker,
+    it is on its way to another engine; ``deliveries`` counts how often it was begun.
     """
 
     instance = models.ForeignKey(

@@ -87,7 +87,7 @@ def tasks(site: Site, stack: ExitStack, count: int) -> House:
     """Workers of a backend of Django's Tasks framework, on the database."""
     dispatchers = _dispatchers(site, "durable_django.contrib.django_tasks.TasksDispatcher")
     workers = site.workers(count, dispatchers, {"orm": "default"})
-    for number in range(2):
+    for number in range(4):
         stack.enter_context(TasksWorker(workers.environment, site.folder, number))
     return House(stack.enter_context(workers))
 
