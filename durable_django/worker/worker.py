@@ -13,6 +13,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from django.db import InterfaceError, OperationalError, connections
+
 from durable_django.conf import data_converter as configured_converter
 from durable_django.conf import settings
 from durable_django.core.options import DEFAULT_MAXIMUM_TIMER_INTERVAL, ExecutionOptions
@@ -303,10 +305,11 @@ class _Running:
         self._presence.leave()
         self._queue_loop.stop()
         deadline = time.monotonic() + settings.SHUTDOWN_GRACE_SECONDS
+        self._give_back()
         while not self._pool.is_idle and time.monotonic() < deadline:
             time.sleep(0.01)
             # A turn that was under way has perhaps leased some more.
-            self._presence.give_back()
+            self._give_back()
         self._pool.stop()
         self._entities.stop()
         self._stopping.set()
@@ -315,11 +318,11 @@ class _Running:
         self._thread.join(max(_LEAST_JOIN_SECONDS, deadline - time.monotonic()))
         if left := self._pool.tokens():
             logger.warning("%s activities did not end in time; another worker will run them", len(left))
-            activities.release(self._using, left)
+            self._release(left)
         self._upkeep.stop()
         self._outbox.stop()
         self._wakeups.close()
-        workers.remove(self._using, self.identity)
+        self._write_last(lambda: workers.remove(self._using, self.identity))
         wakeup.hub(self._using).work()
 
     def wait_until_idle(self, timeout: float | None) -> bool:
@@ -357,3 +360,33 @@ class _Running:
 
     def _beat(self) -> None:
         self._presence.beat()
+
+    def _give_back(self) -> None:
+        self._release(self._pool.give_back())
+
+    def _release(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            return
+
+        def release() -> None:
+            activities.release(self._using, tokens)
+            wakeup.announce_work(self._using)
+
+        self._write_last(release)
+
+    def _write_last(self, write: Callable[[], None]) -> None:
+        """Write what others would find out without, when leases run out: stopping goes on if it cannot be.
+
+        The connection is the one of the start, days ago perhaps: if it turns out dead, a new one is tried.
+        """
+        for is_last in (False, True):
+            try:
+                return write()
+            except (OperationalError, InterfaceError):
+                if not connections[self._using].in_atomic_block:
+                    connections[self._using].close()
+                if is_last:
+                    logger.warning(
+                        "The database is away: what this worker had goes on without", exc_info=True
+                    )
+        return None
