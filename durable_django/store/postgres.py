@@ -12,6 +12,9 @@ from django.db.backends.utils import CursorWrapper
 COPY_FROM_ROWS = 16
 """From how many rows on COPY beats one INSERT; below, its extra round trips cost more."""
 
+_KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""A listener is silent for hours. If its connection is cut on the way, nothing else would ever tell it."""
+
 # Every listener pays for every notification, so that a batch's ids go into one, as far as they fit.
 _SEPARATOR = "\x1f"
 _PAYLOAD_BYTES = 7999
@@ -70,7 +73,9 @@ def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
 
     The connection is one of its own, closed with the iterator.
     """
-    connection = connections.create_connection(using)
+    connection: Any = connections.create_connection(using)
+    options = _KEEPALIVES | connection.settings_dict.get("OPTIONS", {})
+    connection.settings_dict = connection.settings_dict | {"OPTIONS": options}
     try:
         connection.ensure_connection()
         raw = connection.connection
