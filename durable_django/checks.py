@@ -39,6 +39,7 @@ CHECKS = {
     "E023": "Transactions are not READ COMMITTED on PostgreSQL, MariaDB or MySQL.",
     "W024": "SQLite transactions do not take the write lock when they begin.",
     "W025": "A SQLite file is not in WAL mode.",
+    "W026": "A connection to a PostgreSQL on another host that is cut off silently hangs for many minutes.",
     # Those of the tasks backend, which looks for them itself, as backends do.
     "E031": "TASKS keeps tasks with durable_django, which is not installed.",
     "E032": "OPTIONS of a backend in TASKS are wrong.",
@@ -55,6 +56,8 @@ _OLDEST_SQLITE = (3, 37)
 _OLDEST_POSTGRESQL = (14,)
 _OLDEST_MARIADB = (10, 6)
 _OLDEST_MYSQL = (8, 0)
+_TIMEOUTS = ("connect_timeout", "tcp_user_timeout", "keepalives_idle")
+_HERE = {"", "localhost", "127.0.0.1", "::1"}
 _WAL = re.compile(r"journal_mode\s*[=(]\s*['\"]?wal\b", re.IGNORECASE)
 
 
@@ -111,7 +114,11 @@ def check_database_settings(**_: object) -> list[CheckMessage]:
         case "sqlite":
             return list(_check_sqlite(alias, options, in_memory=connection.is_in_memory_db()))
         case "postgresql":
-            return list(_check_postgresql_isolation(alias, options))
+            host = connection.settings_dict.get("HOST") or ""
+            return [
+                *_check_postgresql_isolation(alias, options),
+                *_check_postgresql_timeouts(alias, host, options),
+            ]
         case "mysql":
             return list(_check_mysql_isolation(alias, options))
         case vendor:
@@ -176,6 +183,21 @@ def _check_postgresql_isolation(alias: str, options: dict[str, Any]) -> Iterator
     read_committed = IsolationLevel.READ_COMMITTED
     if options.get("isolation_level", read_committed) != read_committed:
         yield _isolation_message(alias, "Remove")
+
+
+def _check_postgresql_timeouts(alias: str, host: str, options: dict[str, Any]) -> Iterator[CheckMessage]:
+    # What a Unix socket, this host or a service file of libpq's is about needs no timeout, or may have one.
+    if host in _HERE or host.startswith(("/", "@")) or "service" in options:
+        return
+    missing = [name for name in _TIMEOUTS if name not in options]
+    if missing:
+        yield _message(
+            "W026",
+            f"Database {alias!r}: if the network to {host!r} goes silent, a worker waits for a quarter of an "
+            "hour and more, and does nothing meanwhile.",
+            f"Set {', '.join(missing)} in DATABASES[{alias!r}]['OPTIONS']: see 'Lost connections' in "
+            "docs/operations.md.",
+        )
 
 
 def _check_mysql_isolation(alias: str, options: dict[str, Any]) -> Iterator[CheckMessage]:

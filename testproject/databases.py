@@ -8,6 +8,15 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+_TIMEOUTS = {
+    # A network that goes silent is noticed within half a minute, not after a quarter of an hour.
+    "connect_timeout": "5",
+    "tcp_user_timeout": "20000",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+}
+
 
 def from_url(url: str) -> dict[str, Any]:
     """Return the entry of ``DATABASES`` that ``url`` stands for.
@@ -24,7 +33,7 @@ def from_url(url: str) -> dict[str, Any]:
         case "sqlite":
             return _sqlite(parts)
         case "postgres" | "postgresql":
-            return _server(parts, "django.db.backends.postgresql", {})
+            return _server(parts, "django.db.backends.postgresql", _TIMEOUTS)
         case "mysql" | "mariadb":
             _use_pymysql()
             # Repeatable read, InnoDB's default, hides the rows that other workers have just committed.

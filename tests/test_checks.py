@@ -34,7 +34,7 @@ def ids(messages: Sequence[CheckMessage]) -> list[str]:
 
 def test_the_ids_do_not_change() -> None:
     assert " ".join(checks.CHECKS) == (
-        "E001 E002 E003 E004 E005 E006 E011 E012 E013 E014 E021 E022 E023 W024 W025 E031 E032 E033"
+        "E001 E002 E003 E004 E005 E006 E011 E012 E013 E014 E021 E022 E023 W024 W025 W026 E031 E032 E033"
     )
 
 
@@ -122,9 +122,13 @@ class TestRegistry:
 class TestDatabaseSettings:
     @pytest.fixture
     def use(self, monkeypatch: pytest.MonkeyPatch) -> Any:
-        def use(vendor: str, *, in_memory: bool = False, **options: object) -> list[CheckMessage]:
+        def use(
+            vendor: str, *, in_memory: bool = False, host: str = "", **options: object
+        ) -> list[CheckMessage]:
             connection = SimpleNamespace(
-                vendor=vendor, settings_dict={"OPTIONS": options}, is_in_memory_db=lambda: in_memory
+                vendor=vendor,
+                settings_dict={"HOST": host, "OPTIONS": options},
+                is_in_memory_db=lambda: in_memory,
             )
             monkeypatch.setattr(checks, "connections", {"default": connection})
             return checks.check_database_settings()
@@ -166,6 +170,19 @@ class TestDatabaseSettings:
         assert ids(use("postgresql", isolation_level=levels.READ_COMMITTED)) == []
         assert ids(use("postgresql", isolation_level=levels.READ_COMMITTED.value)) == []
         assert ids(use("postgresql", isolation_level=levels.SERIALIZABLE)) == ["E023"]
+
+    def test_postgresql_on_another_host(self, use: Any) -> None:
+        (message,) = use("postgresql", host="db.example.org", connect_timeout=5)
+
+        assert ids([message]) == ["W026"]
+        assert "Set tcp_user_timeout, keepalives_idle in" in str(message.hint)
+        timeouts = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10}
+        assert ids(use("postgresql", host="db.example.org", **timeouts)) == []
+        assert ids(use("postgresql", host="db.example.org", service="shop")) == []
+
+    @pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1", "::1", "/run/postgresql", "@socket"])
+    def test_postgresql_on_this_host_does_not_go_silent(self, use: Any, host: str) -> None:
+        assert ids(use("postgresql", host=host)) == []
 
     def test_mysql(self, use: Any) -> None:
         assert ids(use("mysql")) == []

@@ -198,5 +198,5 @@ def _free_subnet() -> ipaddress.IPv4Network:
     ]
     while True:
         found = ipaddress.IPv4Network(f"10.{random.randint(64, 250)}.{random.randint(0, 255)}.0/24")
-        if not any(found.overlaps(network) for network in taken):  # type: ignore[arg-type]
+        if not any(found.overlaps(network) for network in taken):
             return found

@@ -30,7 +30,9 @@ def test_postgres_by_port_or_socket() -> None:
         "a/b",
         "shop",
     ]
-    assert database["OPTIONS"] == {"sslmode": "require"}
+    assert database["OPTIONS"]["sslmode"] == "require"
+    assert database["OPTIONS"]["connect_timeout"] == "5"
+    assert from_url("postgres://me@db/shop?connect_timeout=2")["OPTIONS"]["connect_timeout"] == "2"
     assert from_url("postgres://me@%2Fvar%2Frun/shop")["HOST"] == "/var/run"
 
 
