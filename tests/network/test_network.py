@@ -173,6 +173,22 @@ def test_nothing_is_lost_and_nothing_done_twice(trial: Trial, network: Network, 
     )
 
 
+def test_a_worker_stops_though_it_is_cut_off(trial: Trial, network: Network) -> None:
+    machines = trial.machines
+    machines.start(REMOTE)
+    machines.start(STEADY)
+    trial.wait(lambda: workers() == {STEADY, REMOTE}, SECONDS_TO_START, "two workers")
+    network.cut(REMOTE, Cut.SILENT)
+    try:
+        assert machines.stop(REMOTE, SECONDS_TO_STOP) == 0
+    finally:
+        network.heal(REMOTE, Cut.SILENT)
+    assert "The database is away" in machines.log(REMOTE)
+    trial.wait(lambda: workers() == {STEADY}, SECONDS_TO_NOTICE, "rid of the one that is gone")
+    assert machines.stop(STEADY, SECONDS_TO_STOP) == 0
+    assert workers() == set()
+
+
 def workers() -> set[str]:
     """Return the names of the workers that have a row."""
     return set(Worker.objects.values_list("name", flat=True))
