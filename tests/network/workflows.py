@@ -13,6 +13,9 @@ from tests.network import places
 
 Steps = Generator[task.Task[Any], Any, Any]
 
+GO_HOME = "go home"
+"""The event for which an errand waits at last: until then, a second result would find it alive."""
+
 
 @durable_django.activity
 def hold(ctx: task.ActivityContext, gate: str) -> str:
@@ -52,20 +55,26 @@ class Tally(entities.DurableEntity):
 @durable_django.orchestrator
 def errand(ctx: task.OrchestrationContext, gate: str) -> Steps:
     """Stand still in an activity."""
-    return (yield ctx.call_activity(hold, input=gate))
+    result = yield ctx.call_activity(hold, input=gate)
+    yield ctx.wait_for_external_event(GO_HOME)
+    return result
 
 
 @durable_django.orchestrator
 def local_errand(ctx: task.OrchestrationContext, gate: str) -> Steps:
     """Stand still in a turn."""
-    return (yield ctx.call_activity(hold_locally, input=gate))
+    result = yield ctx.call_activity(hold_locally, input=gate)
+    yield ctx.wait_for_external_event(GO_HOME)
+    return result
 
 
 @durable_django.orchestrator
 def entity_errand(ctx: task.OrchestrationContext, gate: str) -> Steps:
     """Stand still in an entity's turn; return how many things its entity has been given."""
     tally = entities.EntityInstanceId("tally", ctx.instance_id)
-    return (yield ctx.call_entity(tally, "add_held", {"gate": gate, "item": ctx.instance_id}))
+    result = yield ctx.call_entity(tally, "add_held", {"gate": gate, "item": ctx.instance_id})
+    yield ctx.wait_for_external_event(GO_HOME)
+    return result
 
 
 @durable_django.orchestrator
