@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -69,3 +70,36 @@ def many_entries(ctx: task.OrchestrationContext, about: dict[str, Any]) -> Steps
     calls = [ctx.call_activity(keep_journal, input=about) for _ in range(about["count"])]
     yield task.when_all(calls)
     return len(calls)
+
+
+@durable_django.activity
+def nothing(_: task.ActivityContext, __: float) -> None:
+    """Do nothing."""
+
+
+@durable_django.activity
+def wait(_: task.ActivityContext, seconds: float) -> None:
+    """Wait, as for a service that answers slowly."""
+    time.sleep(seconds)
+
+
+@durable_django.activity
+async def wait_async(_: task.ActivityContext, seconds: float) -> None:
+    """Wait without a thread."""
+    await asyncio.sleep(seconds)
+
+
+@durable_django.activity
+def compute(_: task.ActivityContext, seconds: float) -> None:
+    """Keep a core busy."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+@durable_django.orchestrator
+def many(ctx: task.OrchestrationContext, about: dict[str, Any]) -> Steps:
+    """Call ``count`` activities of one name at once."""
+    name, seconds, queue = about["name"], about["seconds"], about.get("queue")
+    yield task.when_all([ctx.call_activity(name, input=seconds, queue=queue) for _ in range(about["count"])])
+    return about["count"]
