@@ -77,6 +77,8 @@ def state(using: str, instance: Instance, now: datetime, *, is_live: bool) -> di
         "waiting": words.waiting(monitoring.pending(using, instance), now),
         "failure": None if instance.failure is None else json.loads(instance.failure),
         "causes": failures.causes(recent),
+        # Pairs: of a dictionary, a template would take the tag "items" for its method.
+        "tags": list((instance.tags or {}).items()),
         "payloads": [
             _payload(_("Input"), "input", instance.input),
             _payload(_("Output"), "output", instance.output),

@@ -180,6 +180,11 @@ class TestThePage:
             assert "<script>alert" not in shown
             assert "<img src=x" not in shown
 
+    @pytest.mark.parametrize("name", ["items", "keys", "0", "a.b", ""])
+    def test_tags_of_any_name_are_shown(self, root: Client, name: str) -> None:
+        instance = factories.make_instance(tags={name: "its value"})
+        assert f"<dt>{name}</dt><dd>its value</dd>" in text(root.get(page(instance)))
+
     def test_a_whole_payload_is_plain_text(self, root: Client) -> None:
         instance = factories.make_instance("i", input=json.dumps("x" * 5000 + EVIL))
         assert "All of it" in text(root.get(page(instance)))
