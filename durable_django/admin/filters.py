@@ -96,8 +96,9 @@ class TagFilter(_Chosen):
 
     def keep(self, queryset: QuerySet[Instance], value: str) -> QuerySet[Instance]:
         """Return those that have the tag."""
-        key, _equals, text = value.partition("=")
-        return queryset.filter(monitoring.tagged(queryset.db, key, text))
+        if "=" not in value:
+            return queryset.none()
+        return queryset.filter(monitoring.tagged_as(queryset.db, value))
 
 
 class SubjectFilter(_Chosen):

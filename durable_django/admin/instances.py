@@ -85,9 +85,8 @@ class InstanceAdmin(ReadOnlyAdmin):
         if not term:
             return queryset, False
         found = monitoring.starting(queryset.db, "instance_id", term) | Q(subject_id=term)
-        key, equals, value = term.partition("=")
-        if equals and key:
-            found |= Q(monitoring.tagged(queryset.db, key, value))
+        if "=" in term[1:]:
+            found |= monitoring.tagged_as(queryset.db, term)
         with suppress(ValueError):
             found |= Subject.parse(term).condition
         return queryset.filter(found), False

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from operator import attrgetter
+from functools import reduce
+from operator import attrgetter, or_
 from statistics import median
 from typing import Any
 
@@ -37,6 +38,10 @@ _LATELY = 3000
 
 _MOST = 1000
 """How many of one sort of things that an instance waits for are listed."""
+
+
+_MOST_EQUALS = 5
+"""How many equals signs of a tag that people ask for are taken for the end of its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +272,19 @@ def tagged(using: str, key: str, value: str) -> Any:
     column = f"{rows.table(Instance, connection.vendor)}.{rows.column(Instance, 'tags', connection.vendor)}"
     sql = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE key = %s AND value = %s)"
     return RawSQL(sql, (key, value), output_field=BooleanField())  # noqa: S611 - values are parameters
+
+
+def tagged_as(using: str, text: str) -> Any:
+    """Return the condition that an instance has a tag that reads so, as ``key=value``: there is a `=` in it.
+
+    A key may have equals signs itself, so that each of the first ones may be the one that ends it.
+    """
+    pieces = text.split("=", _MOST_EQUALS)
+    conditions = [
+        Q(tagged(using, "=".join(pieces[:place]), "=".join(pieces[place:])))
+        for place in range(1, len(pieces))
+    ]
+    return reduce(or_, conditions)
 
 
 def starting(using: str, field: str, prefix: str) -> Q:

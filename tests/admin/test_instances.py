@@ -47,11 +47,11 @@ class TestTheList:
     @pytest.mark.parametrize(
         ("query", "expected"),
         [
-            ("", {"a1", "a2", "b1"}),
+            ("", {"a1", "a2", "b1", "b2"}),
             ("q=a", {"a1", "a2"}),
             ("q=customer%3D7", {"b1"}),
             ("q=nobody", set()),
-            ("q=%00", {"a1", "a2", "b1"}),
+            ("q=%00", {"a1", "a2", "b1", "b2"}),
             ("status=3", {"a2"}),
             ("name=other", {"b1"}),
             ("queue=slow", {"a1"}),
@@ -60,6 +60,10 @@ class TestTheList:
             ("tag=customer%3D7", {"b1"}),
             ("tag=customer%3D", set()),
             ("tag=customer", set()),
+            ("tag=a%3Db%3Dc%3Dd", {"b2"}),
+            ("tag=a%3Db%3Dc%3D", set()),
+            ("q=a%3Db%3Dc%3Dd", {"b2"}),
+            ("tag=" + "%3D" * 999, set()),
             ("tag=%00", set()),
             ("subject=auth.user%3A4711", {"a1"}),
             ("subject=auth.group%3A4711", set()),
@@ -71,7 +75,7 @@ class TestTheList:
             ("q=471", set()),
             ("q=A", set()),
             ("completed_at__isnull=False", {"a2"}),
-            ("created_at__gte=2026-01-02T00:00Z&created_at__lt=2026-01-03T00:00Z", {"a1", "a2", "b1"}),
+            ("created_at__gte=2026-01-02T00:00Z&created_at__lt=2026-01-03T00:00Z", {"a1", "a2", "b1", "b2"}),
             ("created_at__gte=2026-01-03T00:00Z&created_at__lt=2026-01-04T00:00Z", set()),
         ],
     )
@@ -79,6 +83,7 @@ class TestTheList:
         factories.make_instance("a1", queue="slow", subject_type="auth.user", subject_id="4711")
         factories.make_instance("a2", InstanceStatus.FAILED, version="2")
         factories.make_instance("b1", name="other", tags={"customer": "7"})
+        factories.make_instance("b2", name="another", tags={"a=b": "c=d"})
         found = root.get(f"{LIST}?{query}").context["cl"].result_list
         assert {instance.instance_id for instance in found} == expected
 
