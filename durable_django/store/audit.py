@@ -40,7 +40,7 @@ def leave_trail(
             object_id=None if key is None else str(key),
             object_repr=name[:_REPR],
             action_flag=flag,
-            change_message=f"{done.capitalize()}{why}",
+            change_message=f"{done[:1].upper()}{done[1:]}{why}",
         )
         for key, name in subjects
     )
