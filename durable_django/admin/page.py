@@ -75,7 +75,7 @@ def state(using: str, instance: Instance, now: datetime, *, is_live: bool) -> di
         spans += [timeline.Span("event", name, since) for name in instance.waiting_for]
     return {
         "waiting": words.waiting(monitoring.pending(using, instance), now),
-        "failure": None if instance.failure is None else json.loads(instance.failure),
+        "failure": None if instance.failure is None else _failure(instance.failure),
         "causes": failures.causes(recent),
         # Pairs: of a dictionary, a template would take the tag "items" for its method.
         "tags": list((instance.tags or {}).items()),
@@ -124,6 +124,12 @@ def _query(**values: str) -> str:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _failure(text: str) -> dict[str, Any]:
+    found = payload(text)
+    # A page that tells what is broken must not break on it.
+    return found if isinstance(found, dict) else {"type": _("Failure"), "message": text}
 
 
 def _payload(title: str, field: str, text: str | None) -> dict[str, Any]:

@@ -160,6 +160,11 @@ class TestThePage:
             assert part in shown
         assert "live.js" not in shown
 
+    @pytest.mark.parametrize("stored", ["{broken", "", "[1]", "null"])
+    def test_a_failure_that_cannot_be_read_is_shown_as_it_is(self, root: Client, stored: str) -> None:
+        instance = factories.make_instance("i", InstanceStatus.FAILED, failure=stored)
+        assert f"<pre>{stored}</pre>" in text(root.get(page(instance)))
+
     def test_markup_does_nothing(self, root: Client) -> None:
         instance = factories.make_instance(
             EVIL,
@@ -317,6 +322,11 @@ class TestActions:
         assert root.post(act(instance, "terminate"), body).status_code == 302
         assert Instance.objects.get().output == '{"by": "me"}'
         assert "too late" in LogEntry.objects.get().change_message
+
+    def test_the_log_has_the_event_in_its_own_case(self, root: Client) -> None:
+        url = reverse("admin:durable_django_instance_event", args=[factories.make_instance("i").pk])
+        assert root.post(url, {"name": "OrderPaid", "reason": "Seen"}).status_code == 302
+        assert LogEntry.objects.get().change_message == "Sent event 'OrderPaid': Seen"
 
     def test_the_page_leads_to_what_was_done(self, root: Client) -> None:
         instance = factories.make_instance("i")
