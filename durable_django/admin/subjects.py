@@ -103,7 +103,10 @@ class DurableInstancesInline(_Inline):
         query = Instance.objects.using(using).order_by("-created_at", "-pk")
         if self.tag is not None:
             return query.filter(monitoring.tagged(using, self.tag, str(target.pk)))
-        return query.filter(Subject.of(target).condition)
+        try:
+            return query.filter(Subject.of(target).condition)
+        except ValueError:  # No instance can be about an object with such a key.
+            return query.none()
 
     def rows(self, target: Model) -> list[dict[str, Any]]:
         """Return what the page shows of each, and of one more if there are more."""

@@ -19,9 +19,11 @@ def durable_overview() -> dict[str, Any]:
 
 
 @register.simple_tag
-def durable_instances(inline_formset: Any) -> dict[str, Any]:
-    """Return what an inline of instances shows, and where all are if that are not all."""
+def durable_instances(inline_formset: Any) -> dict[str, Any] | None:
+    """Return what an inline of instances shows, and where all are if that are not all; None on a new object."""
     inline, target = inline_formset.opts, inline_formset.formset.instance
+    if target._state.adding:  # It may have a key all the same, by default.
+        return None
     rows = inline.rows(target)
     all_url = None
     if len(rows) > inline.most:

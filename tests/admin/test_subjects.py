@@ -111,6 +111,20 @@ class TestTheInline:
         assert shown.status_code == 200
         assert "durable-table" not in shown.content.decode()
 
+    def test_a_new_object_that_has_a_key_by_default_has_none(
+        self, root: Client, inline: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Group._meta.pk, "_get_default", lambda: 4711)
+        url = reverse("admin:auth_group_add")
+        for shown in (root.get(url), root.post(url, {"name": ""})):
+            assert shown.status_code == 200
+            assert "durable-table" not in shown.content.decode()
+
+    def test_an_object_whose_key_is_too_long_to_be_a_subject_has_none(self, inline: Any) -> None:
+        target = Group(pk="k" * 1000)
+        target._state.adding = False
+        assert inline(Group, admin.site).rows(target) == []
+
     def test_only_those_who_may_view_instances_see_it(
         self, staff: Callable[..., Client], inline: Any, group: Group
     ) -> None:
