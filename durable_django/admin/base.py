@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
 
 from durable_django.client import DurableTaskError
@@ -64,6 +65,23 @@ class ReadOnlyAdmin(_ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether a row may be deleted: never this way."""
         return False
+
+
+def url_of(site: admin.AdminSite, page: str, *args: Any) -> str:
+    """Return where one of the app's pages is on this admin site; there may be others.
+
+    Raises:
+        NoReverseMatch: It is not on this one.
+    """
+    return reverse(f"admin:{APP}_{page}", args=args, current_app=site.name)
+
+
+def url_if_there(site: admin.AdminSite, page: str, *args: Any) -> str | None:
+    """Return where one of the app's pages is on this admin site, if it is there."""
+    try:
+        return url_of(site, page, *args)
+    except NoReverseMatch:
+        return None
 
 
 def may(request: HttpRequest, permission: str) -> bool:

@@ -12,13 +12,13 @@ from django.db.models import Count, F, IntegerField, OuterRef, QuerySet, Subquer
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, tried
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, tried, url_if_there, url_of
 from durable_django.admin.forms import ReasonForm, SignalForm
 from durable_django.client import DurableTaskClient
 from durable_django.conf import settings
@@ -69,7 +69,7 @@ class EntityAdmin(ReadOnlyAdmin):
             tried(form, lambda: _signal(request, entity, form.cleaned_data))
             if not form.errors:
                 self.message_user(request, _("The operation has been sent."), messages.SUCCESS)
-                return HttpResponseRedirect(reverse(f"admin:{APP}_entity_change", args=[entity.pk]))
+                return HttpResponseRedirect(url_of(self.admin_site, "entity_change", entity.pk))
         return self._confirm(request, entity, gettext("Send an operation"), form)
 
     def clear_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
@@ -79,7 +79,7 @@ class EntityAdmin(ReadOnlyAdmin):
         if request.method == "POST" and form.is_valid():
             if _clear(request, entity, form.cleaned_data["reason"]):
                 self.message_user(request, _("The entity has been deleted."), messages.SUCCESS)
-                return HttpResponseRedirect(reverse(f"admin:{APP}_entity_changelist"))
+                return HttpResponseRedirect(url_of(self.admin_site, "entity_changelist"))
             form.add_error(None, gettext("An orchestration holds it, or it is gone."))
         return self._confirm(request, entity, gettext("Delete"), form)
 
@@ -130,7 +130,9 @@ class EntityAdmin(ReadOnlyAdmin):
         """Return the instance that holds it, and where it is."""
         if entity._holder is None:
             return None
-        url = reverse(f"admin:{APP}_instance_change", args=[entity.lock_instance_id])
+        url = url_if_there(self.admin_site, "instance_change", entity.lock_instance_id)
+        if url is None:
+            return str(entity._holder)
         return format_html('<a href="{}">{}</a>', url, entity._holder)
 
     @admin.display(description=_("backlog"))

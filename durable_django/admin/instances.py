@@ -20,12 +20,12 @@ from django.http import (
     JsonResponse,
 )
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from durable_django.admin import acting, page, words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, tried
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, tried, url_of
 from durable_django.admin.filters import NameFilter, QueueFilter, SubjectFilter, TagFilter, VersionFilter
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm, StartForm, skeleton
 from durable_django.admin.subjects import subject_link
@@ -201,7 +201,7 @@ class InstanceAdmin(ReadOnlyAdmin):
             tried(form, lambda: acting.raise_event(request, instance, form.cleaned_data))
             if not form.errors:
                 self.message_user(request, _("The event has been sent."), messages.SUCCESS)
-                return HttpResponseRedirect(_url("change", instance.pk))
+                return HttpResponseRedirect(self._url("change", instance.pk))
         return self._confirm(request, instance, _("Send an event"), form)
 
     def start_view(self, request: HttpRequest) -> HttpResponseBase:
@@ -210,7 +210,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         names = sorted(default_registry.startable)
         context = {
             **self._context(request, _("Start an orchestration")),
-            "names": [(name, reverse(f"admin:{APP}_instance_start_one", args=[name])) for name in names],
+            "names": [(name, url_of(self.admin_site, "instance_start_one", name)) for name in names],
         }
         return TemplateResponse(request, "admin/durable_django/instance/start.html", context)
 
@@ -226,7 +226,7 @@ class InstanceAdmin(ReadOnlyAdmin):
             key = tried(form, lambda: acting.start(request, name, form.cleaned_data))
             if key is not None:
                 self.message_user(request, _("The orchestration has been started."), messages.SUCCESS)
-                return HttpResponseRedirect(_url("change", key))
+                return HttpResponseRedirect(self._url("change", key))
         return self._confirm(request, None, _("Start %(name)s") % {"name": name}, form)
 
     def download_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
@@ -290,11 +290,10 @@ class InstanceAdmin(ReadOnlyAdmin):
         site = self.admin_site.each_context(request)
         return {**site, "title": title, "opts": self.opts, "media": self.media}
 
-    @staticmethod
-    def _buttons(request: HttpRequest, instance: Instance) -> list[tuple[str, Any]]:
+    def _buttons(self, request: HttpRequest, instance: Instance) -> list[tuple[str, Any]]:
         status = OrchestrationStatus(instance.status)
         return [
-            (reverse(f"admin:{APP}_instance_act", args=[quote_key(instance.pk), name]), acting.LABELS[name])
+            (self._url("act", instance.pk, name), acting.LABELS[name])
             for name, action in ACTIONS.items()
             if status in action.statuses and may(request, action.permission)
         ]
@@ -303,7 +302,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         query = Instance.objects.using(using).filter(parent=instance).order_by("-pk")
         return [
             {
-                "url": _url("change", child.pk),
+                "url": self._url("change", child.pk),
                 "id": child.instance_id,
                 "name": child.name,
                 "badge": self.badge(child),
@@ -311,15 +310,13 @@ class InstanceAdmin(ReadOnlyAdmin):
             for child in query.only("instance_id", "name", "status")[:20]
         ]
 
-    @staticmethod
-    def _after(action: str, instance: Instance, result: Any) -> str:
+    def _after(self, action: str, instance: Instance, result: Any) -> str:
         if action == "purge":
-            return reverse(f"admin:{APP}_instance_changelist")
+            return url_of(self.admin_site, "instance_changelist")
         if action == "restart" and result != instance.instance_id:
             copy = Instance.objects.using(settings.DATABASE_ALIAS).only("pk").get(instance_id=result)
-            return _url("change", copy.pk)
-        return _url("change", instance.pk)
+            return self._url("change", copy.pk)
+        return self._url("change", instance.pk)
 
-
-def _url(page: str, key: int) -> str:
-    return reverse(f"admin:{APP}_instance_{page}", args=[quote_key(key)])
+    def _url(self, page: str, key: int, *args: str) -> str:
+        return url_of(self.admin_site, f"instance_{page}", quote_key(key), *args)

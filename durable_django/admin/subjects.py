@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP
+from durable_django.admin.base import url_if_there
 from durable_django.conf import settings
 from durable_django.models import Instance
 from durable_django.store import clock, monitoring
@@ -113,7 +113,7 @@ class DurableInstancesInline(_Inline):
         found = self.instances_of(target).defer("input", "output", "failure")
         return [
             {
-                "url": reverse(f"admin:{APP}_instance_change", args=[quote(instance.pk)]),
+                "url": url_if_there(self.admin_site, "instance_change", quote(instance.pk)),
                 "instance": instance,
                 "badge": words.badge(instance),
                 "age": words.duration(clock.now() - clock.from_orm(instance.created_at)),

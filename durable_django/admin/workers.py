@@ -11,12 +11,12 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, url_of
 from durable_django.admin.forms import ReasonForm
 from durable_django.conf import settings
 from durable_django.models import Worker
@@ -170,7 +170,7 @@ class WorkerAdmin(ReadOnlyAdmin):
         if request.method == "POST" and form.is_valid():
             if _mark(request, worker, is_draining, form.cleaned_data["reason"]):
                 self.message_user(request, _done(is_draining, 1), messages.SUCCESS)
-                return HttpResponseRedirect(reverse(f"admin:{APP}_worker_change", args=[worker.pk]))
+                return HttpResponseRedirect(url_of(self.admin_site, "worker_change", worker.pk))
             form.add_error(None, gettext("It is gone."))
         return self.confirm(request, is_draining, form, {"worker": worker})
 

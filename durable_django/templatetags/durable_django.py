@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django import template
-from django.urls import reverse
 
 register = template.Library()
 
@@ -20,12 +19,13 @@ def durable_overview() -> dict[str, Any]:
 
 @register.simple_tag
 def durable_instances(inline_formset: Any) -> dict[str, Any] | None:
-    """Return what an inline of instances shows, and where all are if that are not all; None on a new object."""
+    """Return what an inline of instances shows, and where the rest is; None on a new object."""
+    from durable_django.admin.base import url_if_there
+
     inline, target = inline_formset.opts, inline_formset.formset.instance
     if target._state.adding:  # It may have a key all the same, by default.
         return None
     rows = inline.rows(target)
-    all_url = None
-    if len(rows) > inline.most:
-        all_url = f"{reverse('admin:durable_django_instance_changelist')}?{inline.list_query(target)}"
+    list_url = url_if_there(inline.admin_site, "instance_changelist") if len(rows) > inline.most else None
+    all_url = None if list_url is None else f"{list_url}?{inline.list_query(target)}"
     return {"rows": rows[: inline.most], "all_url": all_url}
