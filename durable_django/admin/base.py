@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import cached_property
 
@@ -96,6 +96,12 @@ def permitted(permission: str) -> Callable[[Any, HttpRequest], bool]:
         return may(request, permission)
 
     return has_permission
+
+
+def plain(text: str) -> HttpResponse:
+    """Return a payload as plain text: whatever it holds is shown, not run."""
+    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "inline"}
+    return HttpResponse(text, content_type="text/plain; charset=utf-8", headers=headers)
 
 
 def tried(form: forms.Form, act: Callable[[], T]) -> T | None:

@@ -18,7 +18,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, tried, url_if_there, url_of
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, plain, tried, url_if_there, url_of
 from durable_django.admin.forms import ReasonForm, SignalForm
 from durable_django.client import DurableTaskClient
 from durable_django.conf import settings
@@ -41,10 +41,11 @@ class EntityAdmin(ReadOnlyAdmin):
     change_form_template = "admin/durable_django/entity/detail.html"
 
     def get_urls(self) -> list[URLPattern]:
-        """Return the pages that signal and delete, before Django's own."""
+        """Return the pages that signal, delete and show a whole state, before Django's own."""
         wrap: Callable[..., Any] = self.admin_site.admin_view
         own = [
             path("<int:key>/signal/", wrap(self.signal_view), name=f"{APP}_entity_signal"),
+            path("<int:key>/state/", wrap(self.state_view), name=f"{APP}_entity_state"),
             path("<int:key>/clear/", wrap(self.clear_view), name=f"{APP}_entity_clear"),
         ]
         return own + super().get_urls()
@@ -71,6 +72,15 @@ class EntityAdmin(ReadOnlyAdmin):
                 self.message_user(request, _("The operation has been sent."), messages.SUCCESS)
                 return HttpResponseRedirect(url_of(self.admin_site, "entity_change", entity.pk))
         return self._confirm(request, entity, gettext("Send an operation"), form)
+
+    def state_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
+        """Give the state as it is stored, whole."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        found = Entity.objects.using(settings.DATABASE_ALIAS).filter(pk=key).first()
+        if found is None:
+            raise Http404
+        return plain(found.state or "")
 
     def clear_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
         """Ask for confirmation, and delete."""
@@ -107,7 +117,7 @@ class EntityAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "admin/durable_django/entity/confirm.html", context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return the entities, each with its holder and how many operations wait for it."""
+        """Return the entities without states, each with its holder and how many operations wait for it."""
         waiting = (
             EntityOperation.objects.filter(name=OuterRef("name"), key=OuterRef("key"))
             .order_by()
@@ -118,6 +128,7 @@ class EntityAdmin(ReadOnlyAdmin):
         found: QuerySet[Any] = (
             super()
             .get_queryset(request)
+            .defer("state")
             .annotate(
                 _holder=F("lock_instance__instance_id"),
                 _backlog=Coalesce(Subquery(waiting, output_field=IntegerField()), 0),
@@ -143,8 +154,14 @@ class EntityAdmin(ReadOnlyAdmin):
     @admin.display(description=_("state"))
     def pretty_state(self, entity: Entity) -> str | None:
         """Return its state, readable."""
-        text = words.pretty(entity.state)
-        return None if text is None else format_html('<pre class="durable-payload">{}</pre>', text)
+        text, is_cut = words.excerpt(entity.state)
+        if text is None:
+            return None
+        payload = format_html('<pre class="durable-payload">{}{}</pre>', text, "…" if is_cut else "")
+        if not is_cut:
+            return payload
+        url = url_of(self.admin_site, "entity_state", entity.pk)
+        return format_html('<div>{}<p><a href="{}">{}</a></p></div>', payload, url, gettext("All of it"))
 
 
 def _signal(request: HttpRequest, entity: Entity, options: dict[str, Any]) -> None:

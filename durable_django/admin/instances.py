@@ -25,7 +25,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from durable_django.admin import acting, page, words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, tried, url_of
+from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, plain, tried, url_of
 from durable_django.admin.filters import NameFilter, QueueFilter, SubjectFilter, TagFilter, VersionFilter
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm, StartForm, skeleton
 from durable_django.admin.subjects import subject_link
@@ -251,9 +251,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         if field not in ("input", "output", "custom_status"):
             raise Http404
         text = getattr(self._find(request, object_id), field) or ""
-        # As plain text: whatever it holds is shown, not run.
-        headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "inline"}
-        return HttpResponse(text, content_type="text/plain; charset=utf-8", headers=headers)
+        return plain(text)
 
     # ---------------------------------------------------------------- parts of them
 

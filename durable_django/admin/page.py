@@ -133,11 +133,8 @@ def _failure(text: str) -> dict[str, Any]:
 
 
 def _payload(title: str, field: str, text: str | None) -> dict[str, Any]:
-    shown = text
-    if text is not None and len(text) <= words.LONGEST:
-        shown = words.pretty(text)
-    is_cut = shown is not None and len(shown) > words.LONGEST
-    return {"title": title, "field": field, "text": shown and shown[: words.LONGEST], "is_cut": is_cut}
+    shown, is_cut = words.excerpt(text)
+    return {"title": title, "field": field, "text": shown, "is_cut": is_cut}
 
 
 def _row(recorded: monitoring.Recorded) -> dict[str, Any]:

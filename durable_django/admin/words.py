@@ -33,9 +33,20 @@ def pretty(text: str | None) -> str | None:
     if text is None:
         return None
     found = payload(text)
-    return (
-        text if isinstance(found, str) and found == text else json.dumps(found, indent=2, ensure_ascii=False)
-    )
+    if isinstance(found, str) and found == text:
+        return text
+    try:
+        return json.dumps(found, indent=2, ensure_ascii=False)
+    except RecursionError:  # Some versions of Python read deeper than they write.
+        return text
+
+
+def excerpt(text: str | None) -> tuple[str | None, bool]:
+    """Return the beginning of a payload, readable if that is all of it, and whether it is cut."""
+    shown = text
+    if text is not None and len(text) <= LONGEST:
+        shown = pretty(text)
+    return shown and shown[:LONGEST], shown is not None and len(shown) > LONGEST
 
 
 def badge(instance: Instance) -> str:

@@ -208,6 +208,11 @@ class TestThePage:
         instance = factories.make_instance("i", input=stored, output=stored)
         assert stored.strip('"') in text(root.get(page(instance)))
 
+    @pytest.mark.parametrize("depth", range(800, 1600, 100))
+    def test_a_deep_payload_is_shown(self, root: Client, depth: int) -> None:
+        instance = factories.make_instance("i", input="[" * depth + "]" * depth)
+        assert "[" in text(root.get(page(instance)))
+
     def test_a_long_history_is_shown_page_by_page(
         self, root: Client, django_assert_max_num_queries: Any
     ) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from durable_django.admin.overview import HOURS, overview
@@ -107,6 +109,24 @@ class TestEntities:
         operation = EntityOperation.objects.get()
         assert (operation.key, operation.operation, operation.input) == ("<7>", "add", "5")
         assert "by hand" in LogEntry.objects.get().change_message
+
+    def test_of_a_long_state_the_beginning_is_shown(self, root: Client, staff: Callable[..., Client]) -> None:
+        entity = self.make()
+        assert self.url("state", entity) not in root.get(self.url("change", entity)).content.decode()
+        state = json.dumps("<b>" + "x" * 1_000_000)
+        Entity.objects.update(state=state)
+        shown = root.get(self.url("change", entity)).content.decode()
+        assert len(shown) < 100_000
+        assert self.url("state", entity) in shown
+        with CaptureQueriesContext(connection) as queries:
+            root.get(reverse("admin:durable_django_entity_changelist"))
+        assert not any('"state"' in query["sql"] for query in queries)
+        whole = root.get(self.url("state", entity))
+        assert whole["Content-Type"].startswith("text/plain")
+        assert whole.content.decode() == state
+        assert staff("signal_entity").get(self.url("state", entity)).status_code == 403
+        entity.pk += 1
+        assert root.get(self.url("state", entity)).status_code == 404
 
     def test_one_that_is_held_is_not_deleted(self, root: Client) -> None:
         holder = factories.make_instance("holder")
