@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, F, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models import Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -35,7 +36,7 @@ class EntityAdmin(ReadOnlyAdmin):
     list_display = ("name", "key", "locked_by", "backlog", "last_modified_at")
     list_display_links = ("name", "key")
     list_filter = ("name",)
-    search_fields = ("=key", "=name")
+    search_fields = ("key", "name")
     ordering = ("-last_modified_at",)
     fields = readonly_fields = ("name", "key", "pretty_state", "locked_by", "backlog", "last_modified_at")
     change_form_template = "admin/durable_django/entity/detail.html"
@@ -135,6 +136,19 @@ class EntityAdmin(ReadOnlyAdmin):
             )
         )
         return found
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by a whole key or name, which may have spaces and quotes, or by both as ``@name@key``."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        found = Q(key__iexact=term) | Q(name__iexact=term)
+        with suppress(ValueError):
+            both = EntityInstanceId.parse(term)
+            found |= Q(name=both.entity, key=both.key)
+        return queryset.filter(found), False
 
     @admin.display(description=_("locked by"))
     def locked_by(self, entity: Any) -> str | None:

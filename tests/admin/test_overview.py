@@ -110,6 +110,25 @@ class TestEntities:
         assert (operation.key, operation.operation, operation.input) == ("<7>", "add", "5")
         assert "by hand" in LogEntry.objects.get().change_message
 
+    @pytest.mark.parametrize(
+        ("term", "is_found"),
+        [
+            ("a b", True),
+            ("A B", True),
+            ("my account", True),
+            ("@my account@a b", True),
+            ("a", False),
+            ("b", False),
+            ("@my account@a", False),
+            ("@", False),
+            ("", True),
+        ],
+    )
+    def test_it_is_found_by_a_whole_key_or_name(self, root: Client, term: str, is_found: bool) -> None:
+        Entity.objects.create(name="my account", key="a b", last_modified_at=clock.aware(NOW))
+        found = root.get(reverse("admin:durable_django_entity_changelist"), {"q": term})
+        assert len(found.context["cl"].result_list) == is_found
+
     def test_of_a_long_state_the_beginning_is_shown(self, root: Client, staff: Callable[..., Client]) -> None:
         entity = self.make()
         assert self.url("state", entity) not in root.get(self.url("change", entity)).content.decode()
