@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
 from durable_django.admin.base import APP, ReadOnlyAdmin, may, plain, tried, url_if_there, url_of
+from durable_django.admin.filters import EntityFilter
 from durable_django.admin.forms import ReasonForm, SignalForm
 from durable_django.client import DurableTaskClient
 from durable_django.conf import settings
@@ -35,7 +36,7 @@ class EntityAdmin(ReadOnlyAdmin):
 
     list_display = ("name", "key", "locked_by", "backlog", "last_modified_at")
     list_display_links = ("name", "key")
-    list_filter = ("name",)
+    list_filter = (EntityFilter,)
     search_fields = ("key", "name")
     ordering = ("-last_modified_at",)
     fields = readonly_fields = ("name", "key", "pretty_state", "locked_by", "backlog", "last_modified_at")

@@ -1,4 +1,4 @@
-"""Filters of the list of instances. Their choices never ask for all that there is in the table."""
+"""Filters of the lists of instances and entities. Their choices never ask for all that is in the table."""
 
 from __future__ import annotations
 
@@ -56,6 +56,17 @@ class NameFilter(_Chosen):
     def choices_of(self, request: HttpRequest) -> set[str]:
         """Return the registered orchestrators."""
         return set(default_registry.orchestrators)
+
+
+class EntityFilter(_Chosen):
+    """By the entity's name."""
+
+    title = _("name")
+    parameter_name = "name"
+
+    def choices_of(self, request: HttpRequest) -> set[str]:
+        """Return the registered entities."""
+        return {name.lower() for name in default_registry.entities}
 
 
 class QueueFilter(_Chosen):

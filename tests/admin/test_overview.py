@@ -129,6 +129,16 @@ class TestEntities:
         found = root.get(reverse("admin:durable_django_entity_changelist"), {"q": term})
         assert len(found.context["cl"].result_list) == is_found
 
+    @pytest.mark.parametrize(
+        ("name", "is_found"), [("account", True), ("other", False), ("a%00ccount", True)]
+    )
+    def test_it_is_filtered_by_its_name(self, root: Client, name: str, is_found: bool) -> None:
+        self.make()
+        with CaptureQueriesContext(connection) as queries:
+            found = root.get(f"{reverse('admin:durable_django_entity_changelist')}?name={name}")
+        assert len(found.context["cl"].result_list) == is_found
+        assert not any("DISTINCT" in query["sql"] for query in queries)  # They are too many for that.
+
     def test_of_a_long_state_the_beginning_is_shown(self, root: Client, staff: Callable[..., Client]) -> None:
         entity = self.make()
         assert self.url("state", entity) not in root.get(self.url("change", entity)).content.decode()
