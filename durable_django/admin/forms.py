@@ -142,10 +142,10 @@ def skeleton(name: str) -> str:
 
 
 def _skeleton(schema: dict[str, Any]) -> Any:
-    if "enum" in schema:
-        return schema["enum"][0]
-    if "anyOf" in schema:
-        return _skeleton(schema["anyOf"][0])
+    if choices := schema.get("enum"):  # None of them, if it is an enum of no members.
+        return choices[0]
+    if alternatives := schema.get("anyOf"):
+        return _skeleton(alternatives[0])
     kind = schema.get("type")
     if kind == "object":
         return {name: _skeleton(inner) for name, inner in schema.get("properties", {}).items()}

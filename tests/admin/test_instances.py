@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
+from durable_django.admin import forms
 from durable_django.client.steering import ACTIONS
 from durable_django.core import events
 from durable_django.core.events import TaskScheduledEvent
+from durable_django.core.registry import default_registry
 from durable_django.models import Instance, InstanceStatus, Message
 from durable_django.store import clock
 from tests import factories
@@ -366,6 +369,10 @@ class TestActions:
         assert response["Location"] == page(instance)
         assert (instance.name, instance.input) == ("approve_order", '{"number": 1}')
         assert "already" in text(root.post(url, {"instance_id": "order-1", "input": ""}))
+
+    def test_an_enum_without_members_has_an_empty_skeleton(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(forms, "input_hint", lambda fn: Enum("Nothing", {}))
+        assert forms.skeleton(next(iter(default_registry.orchestrators))) == "null"
 
     def test_the_selected_are_confirmed_first(self, root: Client) -> None:
         first, second = factories.make_instance("a"), factories.make_instance("b", InstanceStatus.COMPLETED)
