@@ -14,7 +14,7 @@ import django
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -122,7 +122,8 @@ class TestEnqueue:
         assert run(async_to_sync(backend.aenqueue)(tasks.answer, (), {})).return_value == 42
 
     def test_is_one_insert(self, django_assert_num_queries: DjangoAssertNumQueries) -> None:
-        with django_assert_num_queries(1) as queries:
+        # MySQL's INSERT does not tell whether the id was taken.
+        with django_assert_num_queries(2 if connection.vendor == "mysql" else 1) as queries:
             tasks.note.enqueue()
         assert queries.captured_queries[0]["sql"].lstrip().startswith("INSERT")
 

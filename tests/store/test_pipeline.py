@@ -58,7 +58,7 @@ def test_what_is_asked_at_once_is_answered_in_order() -> None:
     with pipeline.begin(USING, small=True) as cursor:
         first = rows.ask(cursor, "SELECT CAST(%s AS integer)", [1])
         second = rows.ask(cursor, "SELECT CAST(%s AS integer)", [2])
-        assert (second(), first()) == ([(2,)], [(1,)])
+        assert [list(second()), list(first())] == [[(2,)], [(1,)]]
 
 
 def test_an_error_of_the_code_rolls_all_back_and_the_connection_goes_on() -> None:
