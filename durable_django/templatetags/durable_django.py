@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import template
 
 register = template.Library()
+
+
+@register.filter
+def durable_time(moment: datetime) -> datetime:
+    """Return a time of the engine's, naive UTC, as templates show it: in the zone of all other times."""
+    from durable_django.store import clock
+
+    return clock.aware(moment)
 
 
 @register.simple_tag

@@ -216,6 +216,17 @@ class TestThePage:
         instance = factories.make_instance("i", input="[" * depth + "]" * depth)
         assert "[" in text(root.get(page(instance)))
 
+    @pytest.mark.parametrize("use_tz", [True, False])
+    def test_all_times_are_in_the_zone_of_the_site(self, root: Client, settings: Any, use_tz: bool) -> None:
+        settings.USE_TZ, settings.TIME_ZONE = use_tz, "Asia/Kolkata"
+        instance = factories.make_instance("i")
+        factories.add_history(instance, TaskScheduledEvent(1, NOW, "charge"))
+        shown = text(root.get(page(instance)))
+        assert "8:34 a.m." in shown  # of the instance
+        assert '<td role="cell" class="nowrap">2026-01-02 08:34:05</td>' in shown  # of its history
+        assert "charge: 08:34:05" in shown  # of the timeline
+        assert "03:04" not in shown
+
     def test_a_long_history_is_shown_page_by_page(
         self, root: Client, django_assert_max_num_queries: Any
     ) -> None:
