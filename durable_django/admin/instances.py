@@ -43,6 +43,8 @@ class InstanceAdmin(ReadOnlyAdmin):
     """The orchestration instances."""
 
     list_display = ("instance_id", "badge", "name", "age", "took", "waits", "custom", "version")
+    # Not by version: as text it sorts wrongly, and no index has that order.
+    sortable_by = ("instance_id", "badge", "name", "age")
     list_filter = (
         "status",
         NameFilter,

@@ -10,9 +10,12 @@
         const response = await fetch(location.href, { credentials: "same-origin" });
         const page = new DOMParser().parseFromString(await response.text(), "text/html");
         const fresh = page.getElementById("durable-live");
-        if (!response.ok || !fresh) return;
-        part.replaceWith(fresh);
-        if (page.querySelector("[data-durable-live=yes]") === null) return;
+        if (response.ok && !fresh) return; // Logged out.
+        if (response.status === 403 || response.status === 404) return;
+        if (response.ok) {
+          part.replaceWith(fresh);
+          if (page.querySelector("[data-durable-live=yes]") === null) return;
+        }
       } catch (error) {
         // The server is away: it is asked again later.
       }
