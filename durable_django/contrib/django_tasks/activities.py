@@ -86,7 +86,7 @@ def _runner(task: AnyTask) -> Activity:
         return_annotation=inspect.signature(task.func).return_annotation
     )
     setattr(run, _TASK, task)
-    return run  # type: ignore[no-any-return]
+    return run  # type: ignore[no-any-return]  # either of two functions
 
 
 def _arguments(input: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -137,7 +137,7 @@ class DurableBackend(BaseTaskBackend):
         )
         result: Any = results.new_result(result_id, request, task)
         task_enqueued.send(type(self), task_result=result)
-        return result  # type: ignore[no-any-return]
+        return result  # type: ignore[no-any-return]  # as the framework types it
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
         """Return a task's result, whichever backend of this class it was enqueued to.
