@@ -68,10 +68,17 @@ def any_of(vendor: str, expression: str, values: Sequence[Any]) -> tuple[str, li
     One array on PostgreSQL, so that the statement's text does not depend on how many there are.
     """
     if vendor == "postgresql":
-        return f"{expression} = ANY(%s)", [list(values)]
+        return f"{expression} = ANY(%s)", [_array(values)]
     if not values:
         return "1 = 0", []
     return f"{expression} IN ({', '.join(['%s'] * len(values))})", list(values)
+
+
+def _array(values: Sequence[Any]) -> Any:
+    """Return an array's parameter; of whole numbers as text, which psycopg takes eight times as long for."""
+    if values and isinstance(values[0], int):
+        return f"{{{','.join(map(str, values))}}}"
+    return list(values)
 
 
 def insert(
@@ -112,7 +119,8 @@ def update(
         return
     vendor = cursor.db.vendor
     if vendor == "postgresql" and len(rows) > 1:
-        cursor.execute(_update_many_sql(cursor.db.alias, model, fields), [_as_records(rows)])
+        keys = _array([row[-1] for row in rows])
+        cursor.execute(_update_many_sql(cursor.db.alias, model, fields), [_as_records(rows), keys])
         return
     sql = _update_one_sql(model, fields, vendor)
     if len(rows) == 1:
@@ -134,7 +142,10 @@ def _as_records(rows: Sequence[Values]) -> str:
 
 @cache
 def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
-    """Return one PostgreSQL statement that takes all rows as one JSON text."""
+    """Return one PostgreSQL statement that takes all rows as one JSON text, and their keys as an array.
+
+    Without the array it may read the whole table: nobody knows beforehand how many rows the text has.
+    """
     names = [column(model, field, "postgresql") for field in (*fields, "id")]
     types = [column_type(using, model, field) for field in (*fields, "id")]
     assignments = ", ".join(
@@ -149,6 +160,7 @@ def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) ->
     return (
         f"UPDATE {table(model, 'postgresql')} t SET {assignments}"
         f' FROM json_to_recordset(%s::json) AS v({record}) WHERE t.{names[-1]} = v."{len(fields)}"'
+        f" AND t.{names[-1]} = ANY(%s)"
     )
 
 

@@ -358,6 +358,8 @@ def send_orchestration_signals(registry: Registry, using: str, moved: Sequence[M
     """Tell the receivers of Django's signals which orchestrations have started or ended."""
     for entry in moved:
         instance, outcome = entry.instance, entry.outcome
+        if outcome.status is OrchestrationStatus.RUNNING and not instance.is_pending:
+            continue
         registered = registry.orchestrators.get(instance.name)
         about = {
             "sender": registered.fn if registered else None,
