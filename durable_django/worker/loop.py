@@ -83,7 +83,9 @@ class TurnLoop:
     def deliver(self, result: ActivityResult) -> None:
         """Hand in an activity's result."""
         self._results.append(result)
-        self._wake.set()
+        # Many threads do this at once, and to set it takes a lock. Whoever takes the results clears it first.
+        if not self._wake.is_set():
+            self._wake.set()
 
     def hint(self) -> None:
         """Say that the tables may have something new."""

@@ -32,6 +32,10 @@ class ActivityPool:
     It takes in somewhat more than it has threads: as much as it will have done in a tenth of a second, by
     what activities have taken lately, so that short ones need no claim each, and long ones do not wait here
     while another worker is idle.
+
+    Its threads share dictionaries and no lock: single operations on these are atomic, and many threads that
+    are done at once would queue up for a lock with every activity. Who pops a token has it; one that goes
+    from one dictionary to another is in both for a moment, and never in none.
     """
 
     def __init__(
@@ -49,7 +53,6 @@ class ActivityPool:
         self._concurrent = concurrent
         self._seconds = _FIRST_GUESS_SECONDS
         self._queue: queue.SimpleQueue[Leased | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
         self._waiting: dict[int, float] = {}
         self._running: dict[int, Leased] = {}
         self._on_loop: dict[int, Leased] = {}
@@ -108,28 +111,22 @@ class ActivityPool:
 
     def tokens(self) -> list[int]:
         """Return the lease tokens of all that is here."""
-        with self._lock:
-            return [*self._waiting, *self._running, *self._on_loop]
+        return list({*self._waiting, *self._running, *self._on_loop})
 
     def submit(self, tasks: Sequence[Leased]) -> None:
         """Take in activities."""
         for task in tasks:
             if self._runner.is_async(task):
-                with self._lock:
-                    self._on_loop[task.token] = task
+                self._on_loop[task.token] = task
                 loop, at_once = self._event_loop()
                 asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
             else:
-                with self._lock:
-                    self._waiting[task.token] = time.monotonic()
+                self._waiting[task.token] = time.monotonic()
                 self._queue.put(task)
 
     def give_back(self) -> list[int]:
         """Take out what has not started, and return its tokens."""
-        with self._lock:
-            tokens = list(self._waiting)
-            self._waiting.clear()
-        return tokens
+        return [token for token in list(self._waiting) if self._waiting.pop(token, None) is not None]
 
     def give_back_overdue(self) -> list[int]:
         """Take out what has waited for long, as behind activities that turned out long; return its tokens."""
@@ -152,10 +149,10 @@ class ActivityPool:
     def _work(self) -> None:
         try:
             while (task := self._queue.get()) is not None:
-                with self._lock:
-                    if self._waiting.pop(task.token, None) is None:
-                        continue  # Given back.
-                    self._running[task.token] = task
+                self._running[task.token] = task
+                if self._waiting.pop(task.token, None) is None:  # Given back.
+                    del self._running[task.token]
+                    continue
                 tidy_connections()
                 started = time.perf_counter()
                 result = self._runner.run(task)
@@ -174,9 +171,8 @@ class ActivityPool:
             self._seconds += (max(seconds, 1e-4) - self._seconds) * 0.05
         # Delivered before it is counted out: nobody shall find the pool idle and no result.
         self._deliver(result)
-        with self._lock:
-            self._running.pop(task.token, None)
-            self._on_loop.pop(task.token, None)
+        self._running.pop(task.token, None)
+        self._on_loop.pop(task.token, None)
 
     def _event_loop(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
         if self._loop is None:
