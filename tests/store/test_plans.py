@@ -12,7 +12,8 @@ import pytest
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
-from durable_django.store import activities, claims, clock, control, entities, inbox, operations
+from durable_django.models import Instance
+from durable_django.store import activities, claims, clock, control, entities, inbox, operations, rows
 from durable_django.store.scope import Served
 
 pytestmark = [pytest.mark.database("postgresql"), pytest.mark.django_db, pytest.mark.timeout(120)]
@@ -174,6 +175,21 @@ def test_the_probe_sees_a_scan(crowd: CursorWrapper) -> None:
     with connection.execute_wrapper(plans):
         crowd.execute("SELECT count(*) FROM durable_django_instance WHERE output = 'x'")
     assert len(plans.scanned) == 1
+
+
+def test_an_update_of_many_reads_no_more_than_these(db: None) -> None:
+    """In a table of this size, a plan that did not know how many there are would read all of it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_INSTANCES.format(prefix="runs", status=0, completed="NULL", count=5_000))
+        cursor.execute("ANALYZE durable_django_instance")
+        cursor.execute("SELECT id FROM durable_django_instance ORDER BY id LIMIT 50")
+        keys = [pk for (pk,) in cursor.fetchall()]
+        plans = Plans()
+        with connection.execute_wrapper(plans):
+            rows.update(cursor, Instance, ("turn", "custom_status"), [(3, '"far"', pk) for pk in keys])
+        assert plans.scanned == []
+        cursor.execute("SELECT id FROM durable_django_instance WHERE turn = 3 ORDER BY id")
+        assert [pk for (pk,) in cursor.fetchall()] == keys
 
 
 def test_a_crowded_inbox_is_not_scanned_either(crowd: CursorWrapper) -> None:
