@@ -122,7 +122,6 @@ class Peer(System):
                 ("w", task | run),
             ):
                 copy_rows(self._connection, f"absurd.{letter}_{_QUEUE}", own, changes, count)
-        self._connection.execute("ANALYZE")
 
     def _sleeping(self) -> int:
         row = self._connection.execute(f"SELECT count(*) FROM {_RUNS} WHERE state = 'sleeping'").fetchone()

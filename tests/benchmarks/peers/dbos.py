@@ -129,7 +129,6 @@ class Peer(System):
             for table in _TABLES:
                 changes = {"workflow_uuid": f"'{status}-' || n"}
                 copy_rows(self._connection, f"dbos.{table}", own, changes, count)
-        self._connection.execute("ANALYZE")
 
     def _id(self, status: str) -> str | None:
         query = "SELECT workflow_uuid FROM dbos.workflow_status WHERE status = %s AND started_at_epoch_ms > 0"

@@ -97,7 +97,6 @@ class Ours(System):
                 copy_rows(connection, _EVENT, f"instance_id = {template}", changes, count)
                 first += count
             connection.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), %s)", [_INSTANCE, first])
-            connection.execute("ANALYZE")
 
 
 class OursOnSQLite(Ours):

@@ -110,7 +110,6 @@ class Peer(System):
         copy_rows(self._connection, "procrastinate_events", f"job_id = {job}", copies, finished)
         self._connection.execute("SELECT setval('procrastinate_jobs_id_seq', %s)", [1_000_000 + finished])
         self.put_to_sleep(waiting)
-        self._connection.execute("ANALYZE")
 
     def _job(self, program: Program, number: int) -> Any:
         if program in _WITHOUT:

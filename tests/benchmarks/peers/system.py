@@ -121,7 +121,7 @@ class System(ABC):
 
     @abstractmethod
     def fill(self, finished: int, waiting: int) -> None:
-        """Add so many finished `Program.CHAIN`s and so many `Program.WAIT`s, and ANALYZE. No worker runs."""
+        """Add so many finished `Program.CHAIN`s and so many `Program.WAIT`s. No worker runs."""
 
     def wait_for_all(self, orchestrations: Sequence[str]) -> None:
         """Wait until all have ended, the last ones first, since those end last."""

@@ -176,6 +176,7 @@ def measure_full(system: System, bench: Bench) -> Figures:
     """Many, latency and chain again, beside finished and waiting ones in the tables."""
     count = bench.backlog_of_many(system)
     system.fill(bench.sizes.finished, bench.sizes.waiting)
+    system.server.settle(system.database)
     figures = {"rate": _backlog(system, count), "count": float(count)} | measure_latency(system, bench)
     try:
         chain = measure_chain(system, bench)
