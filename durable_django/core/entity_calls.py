@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from durable_django.core import events
 from durable_django.core.critical import CriticalSection, EntityLock
@@ -20,7 +21,8 @@ class EntityCalls:
     """What one execution has asked of entities. Answers and grants come as events, like all results."""
 
     def __init__(self, execution: Execution) -> None:
-        self._execution = execution
+        # An execution that owns what owns it would stay in memory until the garbage collector comes by.
+        self._execution: Execution = proxy(execution)
         self._section = CriticalSection()
         self._granted: set[str] = set()
         self._called: dict[int, tuple[EntityInstanceId, str, str | None]] = {}

@@ -461,7 +461,7 @@ class Execution:
         else:
             status = end.status
             self._append(self._end_event(end))
-        return TurnOutcome(
+        outcome = TurnOutcome(
             status=status,
             events=self._appended,
             consumed=consumed,
@@ -475,6 +475,18 @@ class Execution:
             may_hold_locks=end is not None and not end.trusted,
             continue_as_new=end.continue_as_new if end else None,
         )
+        if end is not None:
+            self._let_go(end)
+        return outcome
+
+    def _let_go(self, end: _End) -> None:
+        """Drop what leads back to this execution, which goes with its last reference then.
+
+        Else all that have ended would wait for the garbage collector, which stops everything meanwhile.
+        """
+        end.cause = self._awaited = None  # A cause's traceback has the frames that it went through.
+        self._open.clear()
+        self._timers.clear()
 
     def _end_event(self, end: _End) -> HistoryEvent:
         if end.continue_as_new is not None:

@@ -6,18 +6,31 @@ import gc
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import pytest
 
 from durable_django.core import events
 from durable_django.core.context import OrchestrationContext
+from durable_django.core.entity import EntityInstanceId
 from durable_django.core.errors import TaskFailedError
 from durable_django.core.events import HistoryEvent
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.registry import Registry
 from durable_django.core.replay import Execution
+from durable_django.core.retry import RetryPolicy
 from durable_django.core.tasks import Task, when_all, when_any
-from tests.core.harness import COMPLETED, RUNNING, SECOND, START, Steps, raised, task_completed, task_failed
+from tests.core.harness import (
+    COMPLETED,
+    RUNNING,
+    SECOND,
+    START,
+    Steps,
+    World,
+    raised,
+    task_completed,
+    task_failed,
+)
 
 LENGTH = 10_000
 
@@ -175,3 +188,68 @@ def test_what_is_over_is_forgotten() -> None:
     assert live_objects(kinds) - before < 20
     assert failures == 10
     assert len(execution._open) < 20
+
+
+def fails(ctx: OrchestrationContext) -> Steps:
+    yield ctx.call_activity("step")
+    raise ValueError("enough")
+
+
+def is_failed(ctx: OrchestrationContext) -> Steps:
+    yield ctx.call_activity("broken", retry_policy=RetryPolicy(SECOND, 2))
+
+
+def sleeps(ctx: OrchestrationContext) -> Steps:
+    yield ctx.create_timer(SECOND)
+
+
+def wakes_early(ctx: OrchestrationContext) -> Steps:
+    timer = ctx.create_timer(10 * SECOND)
+    yield when_any([timer, ctx.call_activity("step"), ctx.wait_for_external_event("never")])
+    timer.cancel()
+
+
+def leaves_a_timer(ctx: OrchestrationContext) -> Steps:
+    yield when_any([ctx.create_timer(10 * SECOND), ctx.call_activity("step")])
+
+
+async def awaits(ctx: OrchestrationContext) -> list[Any]:
+    return await when_all([ctx.call_activity("step") for _ in range(3)])
+
+
+def starts_over(ctx: OrchestrationContext) -> Steps:
+    yield ctx.call_activity("step")
+    ctx.continue_as_new(None)
+
+
+def gives_up_a_lock(ctx: OrchestrationContext) -> Steps:
+    ctx.lock_entities([EntityInstanceId("counter", "a")])
+    yield ctx.call_activity("step")
+
+
+def step(ctx: object) -> int:
+    return 1
+
+
+def broken(ctx: object) -> None:
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize(
+    "orchestrator",
+    [fails, is_failed, sleeps, wakes_early, leaves_a_timer, awaits, starts_over, gives_up_a_lock],
+)
+def test_an_execution_that_has_ended_is_gone_at_once(orchestrator: Callable[..., Any]) -> None:
+    """A busy worker ends thousands in a second: the garbage collector must not have to look for them."""
+    gc.collect()
+    gc.disable()
+    try:
+        world = World(orchestrator, activities=[step, broken])
+        outcome = world.begin()
+        while outcome.status is RUNNING:
+            outcome = world.turn(world.ready.popleft()) if world.ready else world.fire()
+        ended = ref(world._execution)
+        world._execution = None
+        assert ended() is None
+    finally:
+        gc.enable()
