@@ -18,6 +18,7 @@ def main() -> None:
     """Run a worker for as long as the parent process wants it."""
     django.setup()
     from durable_django.worker import DurableTaskWorker
+    from durable_django.worker.processes import settle
     from tests.benchmarks import orchestrations
 
     worker = DurableTaskWorker()
@@ -26,6 +27,7 @@ def main() -> None:
     for activity in orchestrations.ACTIVITIES:
         worker.add_activity(activity)
     worker.add_entity(orchestrations.counter)
+    settle()  # as manage.py durable_worker does
     pipes.serve(lambda: _started(worker))
 
 

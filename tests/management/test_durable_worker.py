@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ from django.core.management import CommandError, call_command
 from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.models import ActivityTask
 from tests.management.conftest import Gate, Start, eventually, worker_pids
-from tests.management.project.workflows import pass_gate
+from tests.management.project.workflows import count_settled, pass_gate
 
 RUNNING = OrchestrationStatus.RUNNING
 COMPLETED = OrchestrationStatus.COMPLETED
@@ -67,6 +68,21 @@ class TestBurst:
         instance_id = begin(gate)
         assert start("--burst", "--queues", "mail").exit_code() == 0
         assert status(instance_id) is PENDING
+
+
+class TestGarbageCollection:
+    def test_leaves_what_was_loaded_alone(self, start: Start) -> None:
+        instance_id = DurableTaskClient().schedule_new_orchestration(count_settled)
+        assert start("--burst").exit_code() == 0
+        state = DurableTaskClient().get_orchestration_state(instance_id)
+        assert state is not None
+        assert state.get_output() > 10_000
+
+    @pytest.mark.django_db(transaction=True)
+    def test_is_left_as_it_is_in_somebody_elses_process(self) -> None:
+        before = gc.get_freeze_count()
+        call_command("durable_worker", "--burst", verbosity=0)
+        assert gc.get_freeze_count() == before
 
 
 class TestNames:

@@ -30,7 +30,7 @@ from durable_django.worker import (
     VersionMatchStrategy,
 )
 from durable_django.worker.narration import narrate
-from durable_django.worker.processes import Supervisor, serve, stop_requests
+from durable_django.worker.processes import Supervisor, serve, settle, stop_requests
 
 logger = logging.getLogger("durable_django.worker")
 
@@ -162,6 +162,8 @@ class Command(BaseCommand):
         # A supervised process is killed by its supervisor instead: service managers signal both of them.
         with stop_requests(exit_on_second=options["supervisor"] is None) as requests:
             started_at = time.monotonic()
+            if self._has_command_line:  # Else the process is somebody's who has other things to do.
+                settle()
             worker.start()
             identity = worker.identity
             logger.info("Worker %s started: %s", identity, _describe(using, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Generator
@@ -31,3 +32,16 @@ def wait_at_gate(_: task.ActivityContext, gate: str) -> int:
             raise TimeoutError(f"Nobody opens {gate}")
         time.sleep(0.01)
     return os.getpid()
+
+
+@orchestrator
+def count_settled(ctx: task.OrchestrationContext, _: None) -> Generator[task.Task[Any], Any, int]:
+    """Return how many objects of its worker's process the garbage collector leaves alone."""
+    settled: int = yield ctx.call_activity(settled_objects)
+    return settled
+
+
+@activity
+def settled_objects(_: task.ActivityContext) -> int:
+    """Return how many objects of this process the garbage collector leaves alone."""
+    return gc.get_freeze_count()
