@@ -32,6 +32,27 @@ class ContinueAsNew:
 
 
 @dataclass(slots=True)
+class End:
+    """How the execution ended; ``trusted`` is False where code and history do not fit together."""
+
+    status: OrchestrationStatus
+    output: str | None = None
+    failure: FailureDetails | None = None
+    cause: BaseException | None = None
+    continue_as_new: ContinueAsNew | None = None
+    trusted: bool = True
+
+    def takes_in(self, event: HistoryEvent) -> bool:
+        """Tell whether ``event``, which came too late for the code, goes into the history all the same.
+
+        A failure may be rewound, and the world does not send its events twice.
+        """
+        if not self.trusted:
+            return True
+        return self.status is OrchestrationStatus.FAILED and isinstance(event, events.EventRaisedEvent)
+
+
+@dataclass(slots=True)
 class TurnOutcome:
     """All that one turn of one execution changes.
 

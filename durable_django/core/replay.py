@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import ref
@@ -23,6 +23,7 @@ from durable_django.core.decisions import (
     SCHEDULING_EVENTS,
     ContinueAsNew,
     Decision,
+    End,
     TurnOutcome,
     check_same,
 )
@@ -60,27 +61,6 @@ _Answer = (
 _NEVER = datetime.min  # noqa: DTZ901 - naive UTC
 
 
-@dataclass(slots=True)
-class _End:
-    """How the execution ended; ``trusted`` is False where code and history do not fit together."""
-
-    status: OrchestrationStatus
-    output: str | None = None
-    failure: FailureDetails | None = None
-    cause: BaseException | None = None
-    continue_as_new: ContinueAsNew | None = None
-    trusted: bool = True
-
-    def takes_in(self, event: HistoryEvent) -> bool:
-        """Tell whether ``event``, which came too late for the code, goes into the history all the same.
-
-        A failure may be rewound, and the world does not send its events twice.
-        """
-        if not self.trusted:
-            return True
-        return self.status is OrchestrationStatus.FAILED and isinstance(event, events.EventRaisedEvent)
-
-
 class Execution:
     """One execution of one instance, alive in memory."""
 
@@ -98,7 +78,7 @@ class Execution:
         self._body: Body | None = None
         self._awaited: Task[Any] | None = None
         self._last_step = 0
-        self._end: _End | None = None
+        self._end: End | None = None
         self._sealed = False
         self._wanted_restart: tuple[str | None, bool] | None = None
 
@@ -176,7 +156,7 @@ class Execution:
 
     def refuse(self, failure: FailureDetails) -> None:
         """Fail the execution without running its code: the next turn records its events and this end."""
-        self._end_with(_End(OrchestrationStatus.FAILED, failure=failure, trusted=False))
+        self._end_with(End(OrchestrationStatus.FAILED, failure=failure, trusted=False))
 
     def close(self) -> None:
         """Drop the code where it stands. Its ``finally`` blocks run, but decide nothing."""
@@ -436,17 +416,17 @@ class Execution:
         except Exception as error:  # noqa: BLE001 - whatever the converter raises
             self._fail(error)
         else:
-            self._end_with(_End(OrchestrationStatus.COMPLETED, output))
+            self._end_with(End(OrchestrationStatus.COMPLETED, output))
 
     def _restart(self, payload: str | None, save_events: bool) -> None:
         following = ContinueAsNew(payload, self._mailbox.unclaimed if save_events else ())
-        self._end_with(_End(OrchestrationStatus.CONTINUED_AS_NEW, continue_as_new=following))
+        self._end_with(End(OrchestrationStatus.CONTINUED_AS_NEW, continue_as_new=following))
 
     def _fail(self, error: BaseException, *, trusted: bool = True) -> None:
         failure = FailureDetails.from_exception(error)
-        self._end_with(_End(OrchestrationStatus.FAILED, failure=failure, cause=error, trusted=trusted))
+        self._end_with(End(OrchestrationStatus.FAILED, failure=failure, cause=error, trusted=trusted))
 
-    def _end_with(self, end: _End) -> None:
+    def _end_with(self, end: End) -> None:
         if end.trusted:
             self.entities.release()
         self._end = end
@@ -479,16 +459,17 @@ class Execution:
             self._let_go(end)
         return outcome
 
-    def _let_go(self, end: _End) -> None:
+    def _let_go(self, end: End) -> None:
         """Drop what leads back to this execution, which goes with its last reference then.
 
-        Else all that have ended would wait for the garbage collector, which stops everything meanwhile.
+        Else all that have ended would wait for the garbage collector, which stops everything meanwhile, as
+        some do whose code has seen a task fail: an exception has the frames that it went through.
         """
-        end.cause = self._awaited = None  # A cause's traceback has the frames that it went through.
+        end.cause = self._awaited = None
         self._open.clear()
         self._timers.clear()
 
-    def _end_event(self, end: _End) -> HistoryEvent:
+    def _end_event(self, end: End) -> HistoryEvent:
         if end.continue_as_new is not None:
             return events.ContinueAsNewEvent(-1, self.now, end.continue_as_new.input)
         event = events.ExecutionCompletedEvent(-1, self.now, end.status.value, end.output, end.failure)
