@@ -12,6 +12,9 @@ from django.db.backends.utils import CursorWrapper
 COPY_FROM_ROWS = 16
 """From how many rows on COPY beats one INSERT; below, its extra round trips cost more."""
 
+COPY_FROM_PIPELINED_ROWS = 100
+"""The same for an INSERT in a pipeline, which COPY puts an end to."""
+
 _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """A listener is silent for hours. If its connection is cut on the way, nothing else would ever tell it."""
 

@@ -22,7 +22,7 @@ from durable_django.core import events
 from durable_django.core.errors import FailureDetails
 from durable_django.core.events import HistoryEvent
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import clock, postgres
+from durable_django.store import clock, pipeline, postgres
 
 T = TypeVar("T")
 Values = Sequence[Any]
@@ -93,10 +93,11 @@ def insert(
         cursor.executemany(f"INSERT INTO {names} VALUES ({_places(len(fields))})", rows)
     elif len(rows) < postgres.COPY_FROM_ROWS:
         _insert_few(cursor, names, rows)
-    elif isinstance(cursor, postgres.PipelineCursor):
+    elif isinstance(cursor, postgres.PipelineCursor) and len(rows) < postgres.COPY_FROM_PIPELINED_ROWS:
         arrays = [list(values) for values in zip(*rows, strict=True)]
         cursor.execute(f"INSERT INTO {names} SELECT * FROM {unnest(cursor.db.alias, model, fields)}", arrays)
     else:
+        pipeline.leave(cursor.db.alias)  # There is no COPY in one.
         postgres.copy(cursor, names, rows)
 
 

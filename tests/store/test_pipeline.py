@@ -44,14 +44,26 @@ def test_no_pipeline_where_sessions_are_not_ours(key: str, settings: Any) -> Non
         assert not isinstance(cursor, postgres.PipelineCursor)
 
 
-@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize("count", [1, 3, 40, 150])
 def test_rows_are_there_after_the_commit(count: int) -> None:
-    names = [f"w{number:02}" for number in range(count)]
+    names = [f"w{number:03}" for number in range(count)]
     with pipeline.begin(USING, small=True) as cursor:
         add(cursor, *names)
         assert connections[USING].in_atomic_block
     assert not connections[USING].in_atomic_block
     assert identities() == names
+
+
+def test_many_rows_end_the_pipeline_and_not_the_transaction() -> None:
+    with pytest.raises(ZeroDivisionError), pipeline.begin(USING, small=True) as cursor:
+        before = rows.ask(cursor, "SELECT CAST(%s AS integer)", [1])
+        add(cursor, *(f"w{number}" for number in range(150)))
+        after = rows.ask(cursor, "SELECT CAST(%s AS integer)", [2])
+        add(cursor, "another")
+        assert (before()[0][0], after()[0][0]) == (1, 2)
+        assert connections[USING].in_atomic_block
+        raise ZeroDivisionError
+    assert identities() == []
 
 
 def test_what_is_asked_at_once_is_answered_in_order() -> None:
