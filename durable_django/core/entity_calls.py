@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
@@ -112,7 +113,8 @@ class EntityCalls:
     def leave(self, section_id: str) -> None:
         """Unlock the entities of a critical section; nothing, if it is over already."""
         if section_id == self._section.section_id:
-            self.release()
+            with suppress(ReferenceError):  # What was dropped, and not even closed, decides nothing any more.
+                self.release()
 
     def release(self) -> None:
         """Unlock whatever is locked, or about to be."""

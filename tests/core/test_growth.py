@@ -244,3 +244,19 @@ def test_an_execution_that_has_ended_is_gone_at_once(orchestrator: Callable[...,
         assert ended() is None
     finally:
         gc.enable()
+
+
+def waits_with_a_lock(ctx: OrchestrationContext) -> Steps:
+    with (yield ctx.lock_entities([EntityInstanceId("counter", "a")])):
+        yield ctx.wait_for_external_event("go")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_is_dropped_within_a_critical_section_goes_in_silence() -> None:
+    execution = begun(waits_with_a_lock)
+    outcome = execution.turn(START, [events.EntityLockGrantedEvent(-1, START, "1", task_scheduled_id=1)])
+    assert outcome.waiting_for == ["go"]
+    dropped = ref(execution)
+    del execution, outcome
+    gc.collect()
+    assert dropped() is None
