@@ -462,8 +462,8 @@ class Execution:
     def _let_go(self, end: End) -> None:
         """Drop what leads back to this execution, which goes with its last reference then.
 
-        Else all that have ended would wait for the garbage collector, which stops everything meanwhile, as
-        some do whose code has seen a task fail: an exception has the frames that it went through.
+        Else all that have ended would wait for the garbage collector, which stops everything meanwhile. Some
+        whose code has seen a task fail still do: its exception keeps the frames that it went through.
         """
         end.cause = self._awaited = None
         self._open.clear()

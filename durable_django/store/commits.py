@@ -44,6 +44,11 @@ class Moved:
     decisions: Sequence[events.HistoryEvent] | None = None
     postponed: Sequence[int] = ()
 
+    @property
+    def is_news(self) -> bool:
+        """Whether the instance has started or ended, which others may wait for; else it has only gone on."""
+        return self.outcome.status is not OrchestrationStatus.RUNNING or self.instance.is_pending
+
 
 @dataclass(slots=True)
 class Committed:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 
 from django.db import connections
 
@@ -358,10 +359,8 @@ class TurnLoop:
 
 def send_orchestration_signals(registry: Registry, using: str, moved: Sequence[Moved]) -> None:
     """Tell the receivers of Django's signals which orchestrations have started or ended."""
-    for entry in moved:
+    for entry in filter(attrgetter("is_news"), moved):
         instance, outcome = entry.instance, entry.outcome
-        if outcome.status is OrchestrationStatus.RUNNING and not instance.is_pending:
-            continue
         registered = registry.orchestrators.get(instance.name)
         about = {
             "sender": registered.fn if registered else None,

@@ -73,7 +73,7 @@ class Report:
             if entry.outcome.status is OrchestrationStatus.RUNNING
             else entry.instance.instance_id
             for entry in self.moved
-            if entry.outcome.status is not OrchestrationStatus.RUNNING or entry.instance.is_pending
+            if entry.is_news
         ]
 
     @property
