@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from types import NoneType
 from typing import Any
 
-from durable_django.core.json_decoding import resolved_hint
+from durable_django.core.json_decoding import remembering, resolved_hint
 from durable_django.core.serialization import DEFAULT_DATA_CONVERTER, DataConverter
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -21,7 +21,7 @@ def input_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) ->
     None if there is none that can be resolved, or if ``converter`` does not rebuild its type. Of a method
     taken from its class, the second parameter is the first after ``self``.
     """
-    return _reconstructed(_annotations(fn)[0], converter)
+    return _reconstructed(fn, converter)[0]
 
 
 def input_hint(fn: object) -> Any | None:
@@ -35,24 +35,23 @@ def return_type(fn: object, converter: DataConverter = DEFAULT_DATA_CONVERTER) -
     None if there is no annotation that can be resolved, or if ``converter`` does not rebuild the type; also
     for anything but a function, such as an activity's name.
     """
-    return _reconstructed(_annotations(fn)[1], converter)
+    return _reconstructed(fn, converter)[1]
 
 
-def _reconstructed(hint: Any, converter: DataConverter) -> Any | None:
-    return hint if hint is not None and converter.can_reconstruct(hint) else None
+@remembering
+def _reconstructed(fn: object, converter: DataConverter) -> tuple[Any, Any]:
+    """Return the annotations of the input and the result, None for what ``converter`` does not rebuild."""
+    given, result = (
+        hint if hint is not None and converter.can_reconstruct(hint) else None for hint in _annotations(fn)
+    )
+    return given, result
 
 
+@remembering
 def _annotations(fn: object) -> tuple[Any, Any]:
+    """Return the resolved annotations of the input and the result, each None when it says nothing."""
     if not callable(fn):
         return None, None
-    try:
-        return _cached_annotations(fn)
-    except TypeError:  # unhashable
-        return _read_annotations(fn)
-
-
-def _read_annotations(fn: Callable[..., Any]) -> tuple[Any, Any]:
-    """Return the resolved annotations of the input and the result, each None when it says nothing."""
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
@@ -61,9 +60,6 @@ def _read_annotations(fn: Callable[..., Any]) -> tuple[Any, Any]:
     names = _module_names(fn)
     given = _resolved(parameters[1].annotation, names) if len(parameters) > 1 else None
     return given, _result_hint(_resolved(signature.return_annotation, names))
-
-
-_cached_annotations = functools.lru_cache(maxsize=4096)(_read_annotations)
 
 
 def _resolved(annotation: Any, names: dict[str, Any]) -> Any | None:

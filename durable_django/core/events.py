@@ -64,6 +64,8 @@ class HistoryEvent:
     """What all events share: the task id of a scheduling event (else -1) and the turn's time, naive UTC."""
 
     ROW: ClassVar[Row] = Row()
+    NOTHING: ClassVar[None] = None
+    """Stands where a row has no field of the event's."""
 
     event_id: int
     timestamp: datetime

@@ -86,9 +86,18 @@ def decode(text: str) -> Any:
         PayloadError: it is nested too deeply to be read.
     """
     try:
-        return _DECODER.decode(text)
+        return _decode(text)
     except RecursionError as error:
         raise PayloadError("The JSON text is nested too deeply to be read") from error
+
+
+def _decode(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        # What is written here has no white space around it, which `decode` would look for twice.
+        value, end = _DECODER.raw_decode(text)
+        if end == len(text):
+            return value
+    return _DECODER.decode(text)
 
 
 def rebuild(value: Any, hint: Any, converter: DataConverter) -> Any:
@@ -103,21 +112,21 @@ def rebuild(value: Any, hint: Any, converter: DataConverter) -> Any:
     return _apply(_rebuilder(hint), value, converter)
 
 
-def _by_hint(function: Callable[[Any], _T]) -> Callable[[Any], _T]:
-    """Remember what a function has returned for each hint."""
-    cached = functools.lru_cache(maxsize=2048)(function)
+def remembering(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Remember what a function has returned, for arguments that can be hashed: Annotated hints may not be."""
+    cached = functools.lru_cache(maxsize=4096)(function)
 
     @functools.wraps(function)
-    def remembering(hint: Any) -> _T:
+    def remembered(*arguments: Any) -> _T:
         try:
-            return cached(hint)
-        except TypeError:  # unhashable, as Annotated may be
-            return function(hint)
+            return cached(*arguments)
+        except TypeError:
+            return function(*arguments)
 
-    return remembering
+    return remembered
 
 
-@_by_hint
+@remembering
 def is_rebuilt(hint: Any) -> bool:
     """Tell whether ``hint`` is a class that JSON does not give back by itself."""
     hint = _bare_hint(hint)
@@ -127,7 +136,7 @@ def is_rebuilt(hint: Any) -> bool:
     return origin in _LOST_COLLECTIONS or _class_rebuilder(origin) is not None
 
 
-@_by_hint
+@remembering
 def wrapped_hints(hint: Any) -> tuple[Any, ...]:
     """Return the hints that an Optional, a union, or a list, mapping and so on is made of."""
     hint = _bare_hint(hint)
@@ -150,7 +159,7 @@ def _apply(rebuilder: _Rebuilder | None, value: Any, converter: DataConverter) -
     return value if rebuilder is None or value is None else rebuilder(value, converter)
 
 
-@_by_hint
+@remembering
 def _rebuilder(hint: Any) -> _Rebuilder | None:
     """Return what rebuilds values as ``hint`` says, None where there is nothing to rebuild."""
     hint = _bare_hint(hint)

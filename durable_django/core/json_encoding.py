@@ -21,6 +21,13 @@ _Writer = Callable[[Any, set[int]], Any]
 
 _EXACT_SCALARS = frozenset({str, int, float, bool, type(None)})
 
+# What `json.dumps` writes of these, without its preparations for all else.
+_SCALAR_WRITERS: dict[type, Callable[[Any], str]] = {
+    str: json.encoder.encode_basestring_ascii,
+    int: int.__repr__,
+    bool: {True: "true", False: "false"}.__getitem__,
+}
+
 # Marshal takes exact built-in types alone and no subclasses: it tells in C what a walk would tell in Python.
 # Its format 2 keeps no table of references, which makes it faster.
 _MARSHAL_FORMAT = 2
@@ -56,6 +63,8 @@ def encode(value: Any) -> str:
 
 
 def _encode(value: Any) -> str:
+    if (write := _SCALAR_WRITERS.get(type(value))) is not None:
+        return write(value)
     try:
         marshal.dumps(value, _MARSHAL_FORMAT)
         return json.dumps(value)

@@ -135,14 +135,17 @@ class Execution:
         The outcome's events carry the turn's time: ``now`` (naive UTC), unless the last turn or a timer that
         fires in this one has a later time.
         """
-        due = (event.fire_at for event in new_events if isinstance(event, events.TimerFiredEvent))
-        self.now = max(now, self.now, *due)
+        self.now = max(now, self.now)
+        for event in new_events:
+            if type(event) is events.TimerFiredEvent:
+                self.now = max(self.now, event.fire_at)
         self.is_replaying = False
         self._appended = []
         self._cancelled_timers = [
             timer_id for timer_id in self._cancelled_timers if timer_id in self._undecided
         ]
-        self._adopt_undecided()
+        if self._undecided:
+            self._adopt_undecided()
         consumed = 0
         for event in new_events:
             if self._end is not None and not self._end.takes_in(event):

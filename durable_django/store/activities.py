@@ -212,7 +212,7 @@ def _lease(cursor: CursorWrapper, updates: list[tuple[Any, ...]]) -> None:
             f"UPDATE {activity} a SET lease_token = v.token, visible_at = %s, worker = %s,"
             f" deliveries = deliveries + 1"
             f" FROM unnest(%s::bigint[], %s::bigint[]) AS v(id, token) WHERE a.id = v.id",
-            [untils[0], workers[0], list(keys), list(tokens)],
+            [untils[0], workers[0], rows.array(keys), rows.array(tokens)],
         )
         return
     cursor.executemany(

@@ -19,6 +19,8 @@ from durable_django.store import clock, rows
 from durable_django.store.rows import any_of, column, table
 from durable_django.store.scope import Served
 
+_ACTIVE = (InstanceStatus.RUNNING.value, InstanceStatus.PENDING.value)
+
 
 class Claimed(NamedTuple):
     """A locked instance.
@@ -41,7 +43,6 @@ class Claimed(NamedTuple):
     start_at: datetime
     last_updated_at: datetime
     custom_status: str | None
-    waiting_for: list[str]
     tags: dict[str, str] | None
     parent_pk: int | None
     parent_execution_id: str | None
@@ -53,7 +54,7 @@ class Claimed(NamedTuple):
     @property
     def is_active(self) -> bool:
         """Whether a turn can move it."""
-        return self.status in (InstanceStatus.RUNNING, InstanceStatus.PENDING)
+        return self.status in _ACTIVE
 
     @property
     def is_pending(self) -> bool:
@@ -81,13 +82,14 @@ _FIELDS = (
     "start_at",
     "last_updated_at",
     "custom_status",
-    "waiting_for",
     "tags",
     "parent",
     "parent_execution_id",
     "parent_task_id",
 )
 
+
+_TIMES = ("start_at", "last_updated_at")
 
 NOTHING = "[]"
 """What most instances wait for, as JSON."""
@@ -96,7 +98,11 @@ NOTHING = "[]"
 @cache
 def _select(vendor: str, may_have_messages: str = "1") -> str:
     instance = table(Instance, vendor)
-    fields = ", ".join(f"i.{column(Instance, field, vendor)}" for field in _FIELDS)
+    fields = ", ".join(
+        clock.utc(vendor, name) if field in _TIMES else name
+        for field in _FIELDS
+        for name in [f"i.{column(Instance, field, vendor)}"]
+    )
     return (
         f"SELECT {fields},"
         f" CASE WHEN i.status = {InstanceStatus.PENDING.value} THEN i.input END,"
@@ -114,17 +120,16 @@ def _lock(vendor: str) -> str:
     return "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
 
 
-def _claimed(found: Iterable[Sequence[Any]]) -> list[Claimed]:
+def _claimed(vendor: str, found: Iterable[Sequence[Any]]) -> list[Claimed]:
     return [
         Claimed._make(
             (
                 *row[:11],
-                clock.from_orm(row[11]),
-                clock.from_orm(row[12]),
+                clock.from_utc(vendor, row[11]),
+                clock.from_utc(vendor, row[12]),
                 row[13],
-                [] if row[14] == NOTHING else json.loads(row[14]),
-                None if row[15] is None else json.loads(row[15]),
-                *row[16:],
+                None if row[14] is None else json.loads(row[14]),
+                *row[15:],
             )
         )
         for row in found
@@ -144,7 +149,7 @@ def ask_keys(cursor: CursorWrapper, keys: Iterable[int]) -> Callable[[], list[Cl
     vendor = cursor.db.vendor
     condition, parameters = any_of(vendor, "i.id", ordered)
     found = rows.ask(cursor, f"{_select(vendor)}{condition} ORDER BY i.id{_lock(vendor)}", parameters)
-    return lambda: _claimed(found())
+    return lambda: _claimed(vendor, found())
 
 
 def ask_pending(
@@ -166,7 +171,7 @@ def ask_pending(
         f" ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s{_lock(vendor)}",
         [clock.to_database(cursor.db.alias, now), *parameters, limit],
     )
-    return lambda: _claimed(found())
+    return lambda: _claimed(vendor, found())
 
 
 def ask_ready(
@@ -190,7 +195,7 @@ def ask_ready(
         f"{condition} LIMIT %s{_lock(vendor)}",
         [present, present, *parameters, limit],
     )
-    return lambda: _claimed(found())
+    return lambda: _claimed(vendor, found())
 
 
 def ask_next_due(cursor: CursorWrapper, now: datetime) -> Callable[[], datetime | None]:

@@ -22,7 +22,7 @@ _frozen: datetime | None = None
 def now() -> datetime:
     """Return the present, naive UTC."""
     present = _frozen if _frozen is not None else datetime.now(UTC).replace(tzinfo=None)
-    return present + _offset
+    return present + _offset if _offset else present
 
 
 def move(by: timedelta) -> None:
@@ -71,6 +71,16 @@ def from_orm(value: datetime | str) -> datetime:
     if value.tzinfo is None and not settings.USE_TZ:
         value = timezone.make_aware(value)
     return naive(value)
+
+
+def utc(vendor: str, expression: str) -> str:
+    """Return SQL for a time that is read often, by `from_utc`: psycopg reads naive ones in C."""
+    return f"{expression} AT TIME ZONE 'UTC'" if vendor == "postgresql" else expression
+
+
+def from_utc(vendor: str, value: datetime) -> datetime:
+    """Return what a raw cursor has read of `utc` as naive UTC."""
+    return value if vendor == "postgresql" else from_orm(value)
 
 
 def to_database(using: str, value: datetime) -> Any:

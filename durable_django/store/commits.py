@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
-from durable_django.core.decisions import TurnOutcome
+from durable_django.core.decisions import SCHEDULING_EVENTS, TurnOutcome
 from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExistsError, qualified_name
 from durable_django.core.ids import new_execution_id
 from durable_django.core.status import OrchestrationStatus
@@ -26,11 +26,11 @@ from durable_django.store.operations import Address, NewOperation
 from durable_django.store.rows import any_of, columns, table
 
 _TIMER_FIELDS = ("instance", "execution_id", "task_id", "fire_at")
+_RUNNING = InstanceStatus.RUNNING.value
 _TERMINAL = (InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.TERMINATED)
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """One instance's turn: what was locked, what came of it, and the rows that it has consumed.
 
     ``decisions`` are to be carried out; None stands for all of the outcome. ``postponed`` are the sequence
@@ -110,11 +110,13 @@ class Batch:
         instance, outcome = moved.instance, moved.outcome
         self._carriers.extend(moved.carriers)
         self._append_history(moved)
-        cancelled = set(outcome.cancelled_timers)
-        fresh = {event.event_id for event in outcome.events if isinstance(event, events.TimerCreatedEvent)}
-        self._cancelled.extend((instance.pk, task_id) for task_id in cancelled - fresh)
+        if outcome.cancelled_timers:
+            created = {event.event_id for event in outcome.events if type(event) is events.TimerCreatedEvent}
+            stored = set(outcome.cancelled_timers) - created
+            self._cancelled.extend((instance.pk, task_id) for task_id in stored)
         for event in outcome.events if moved.decisions is None else moved.decisions:
-            self._schedule(instance, outcome, event, cancelled)
+            if type(event) in SCHEDULING_EVENTS:
+                self._schedule(instance, outcome, event)
         if moved.postponed:
             self._starts.append(NewStart.postponing(instance, moved.postponed))
         if outcome.status is OrchestrationStatus.RUNNING:
@@ -158,19 +160,19 @@ class Batch:
         instance = moved.instance
         timestamp = self._stamp(moved.now)
         prefix = (instance.pk, instance.execution_id)
-        for sequence, event in enumerate(moved.outcome.events, instance.next_sequence):
-            self._history.append(
-                (*prefix, sequence, timestamp, instance.turn + 1, *rows.event_columns(event))
-            )
+        turn = instance.turn + 1
+        self._history += [
+            (*prefix, sequence, timestamp, turn, *rows.event_columns(event))
+            for sequence, event in enumerate(moved.outcome.events, instance.next_sequence)
+        ]
 
-    def _schedule(
-        self, instance: Claimed, outcome: TurnOutcome, event: events.HistoryEvent, cancelled: set[int]
-    ) -> None:
+    def _schedule(self, instance: Claimed, outcome: TurnOutcome, event: events.HistoryEvent) -> None:
         match event:
             case events.TaskScheduledEvent():
                 self._schedule_activity(instance, event)
             case events.TimerCreatedEvent():
-                if event.event_id not in cancelled and outcome.status is OrchestrationStatus.RUNNING:
+                is_cancelled = event.event_id in outcome.cancelled_timers
+                if not is_cancelled and outcome.status is OrchestrationStatus.RUNNING:
                     due = clock.to_database(self._using, event.fire_at)
                     self._timers.append((instance.pk, instance.execution_id, event.event_id, due))
                     self._result.timers.append((event.fire_at, instance.pk))
@@ -242,8 +244,7 @@ class Batch:
         )
 
     def _keep_going(self, moved: Moved) -> None:
-        status = InstanceStatus.RUNNING.value
-        self._progress.append((*self._progress_of(moved), status, moved.instance.pk))
+        self._progress.append((*self._progress_of(moved), _RUNNING, moved.instance.pk))
 
     def _end(self, moved: Moved) -> None:
         instance, outcome = moved.instance, moved.outcome
@@ -284,7 +285,7 @@ class Batch:
                 custom_status,
                 waiting_for,
                 timestamp,
-                InstanceStatus.RUNNING.value,
+                _RUNNING,
                 execution_id,
                 following.input,
                 instance.pk,

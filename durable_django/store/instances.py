@@ -171,12 +171,10 @@ def _insert_sql(vendor: str, count: int) -> str:
 def _insert_columns(cursor: CursorWrapper, columns: Mapping[str, Sequence[Any]]) -> None:
     """Insert rows on PostgreSQL, given by column: what all have in common is sent and parsed once."""
     varying = tuple(
-        field
-        for field, column in columns.items()
-        if field == "instance_id" or column.count(column[0]) < len(column)
+        field for field, column in columns.items() if field == "instance_id" or not rows.is_shared(column)
     )
     common = [column[0] for field, column in columns.items() if field not in varying]
-    arrays = [list(columns[field]) for field in varying]
+    arrays = [rows.array(columns[field]) for field in varying]
     cursor.execute(_insert_columns_sql(cursor.db.alias, varying), [*common, *arrays])
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -68,17 +69,27 @@ def any_of(vendor: str, expression: str, values: Sequence[Any]) -> tuple[str, li
     One array on PostgreSQL, so that the statement's text does not depend on how many there are.
     """
     if vendor == "postgresql":
-        return f"{expression} = ANY(%s)", [_array(values)]
+        return f"{expression} = ANY(%s)", [array(values)]
     if not values:
         return "1 = 0", []
     return f"{expression} IN ({', '.join(['%s'] * len(values))})", list(values)
 
 
-def _array(values: Sequence[Any]) -> Any:
-    """Return an array's parameter; one of whole numbers as text: psycopg takes eight times as long for it."""
-    if values and isinstance(values[0], int):
-        return f"{{{','.join(map(str, values))}}}"
-    return list(values)
+def array(values: Iterable[str | int | None]) -> str:
+    """Return an array's parameter on PostgreSQL, as text: psycopg takes eight times as long to make it."""
+    return f"{{{','.join(map(_element, values))}}}"
+
+
+def is_shared(values: Sequence[Any]) -> bool:
+    """Tell whether all of a column's values are the same, so that one statement need not have each."""
+    return values.count(values[0]) == len(values)
+
+
+def _element(value: str | int | None) -> str:
+    if type(value) is str:
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return "NULL" if value is None else str(value)
 
 
 def insert(
@@ -94,7 +105,7 @@ def insert(
     elif len(rows) < postgres.COPY_FROM_ROWS:
         _insert_few(cursor, names, rows)
     elif isinstance(cursor, postgres.PipelineCursor) and len(rows) < postgres.COPY_FROM_PIPELINED_ROWS:
-        arrays = [list(values) for values in zip(*rows, strict=True)]
+        arrays = [array(values) for values in zip(*rows, strict=True)]
         cursor.execute(f"INSERT INTO {names} SELECT * FROM {unnest(cursor.db.alias, model, fields)}", arrays)
     else:
         pipeline.leave(cursor.db.alias)  # There is no COPY in one.
@@ -120,8 +131,7 @@ def update(
         return
     vendor = cursor.db.vendor
     if vendor == "postgresql" and len(rows) > 1:
-        keys = _array([row[-1] for row in rows])
-        cursor.execute(_update_many_sql(cursor.db.alias, model, fields), [_as_records(rows), keys])
+        _update_many(cursor, model, fields, rows)
         return
     sql = _update_one_sql(model, fields, vendor)
     if len(rows) == 1:
@@ -136,32 +146,39 @@ def _update_one_sql(model: type[Model], fields: tuple[str, ...], vendor: str) ->
     return f"UPDATE {table(model, vendor)} SET {assignments} WHERE {column(model, 'id', vendor)} = %s"
 
 
-def _as_records(rows: Sequence[Values]) -> str:
-    """Return rows as JSON for `_update_many_sql`: made in C, where psycopg makes arrays in Python."""
-    return json.dumps([{str(place): value for place, value in enumerate(row)} for row in rows], default=str)
+def _update_many(
+    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Sequence[Values]
+) -> None:
+    """Update rows by one statement. What is the same in all of them, as most is, is sent once."""
+    *columns_, keys = zip(*rows, strict=True)
+    differs = tuple(not is_shared(values) for values in columns_)
+    same = [values[0] for values, differ in zip(columns_, differs, strict=True) if not differ]
+    arrays = [array(values) for values, differ in zip(columns_, differs, strict=True) if differ]
+    in_keys = array(keys)
+    sql = _update_many_sql(cursor.db.alias, model, fields, differs)
+    cursor.execute(sql, [*same, *arrays, in_keys, in_keys])
 
 
 @cache
-def _update_many_sql(using: str, model: type[Model], fields: tuple[str, ...]) -> str:
-    """Return one PostgreSQL statement that takes all rows as one JSON text, and their keys as an array.
+def _update_many_sql(
+    using: str, model: type[Model], fields: tuple[str, ...], differs: tuple[bool, ...]
+) -> str:
+    """Return one PostgreSQL statement that updates many rows.
 
-    Without the array it may read the whole table: nobody knows beforehand how many rows the text has.
+    Its parameters are the values that all of them get, an array for each field that ``differs``, and the keys
+    twice. Without the latter once more it may read the whole table: nobody knows how long an array will be.
     """
-    names = [column(model, field, "postgresql") for field in (*fields, "id")]
-    types = [column_type(using, model, field) for field in (*fields, "id")]
-    assignments = ", ".join(
-        f'{name} = v."{place}"::{type_}'
-        for place, (name, type_) in enumerate(zip(names, types, strict=True))
-        if name != names[-1]
-    )
-    # A value of JSON that is text here, with JSON in it, must not become a JSON string.
-    record = ", ".join(
-        f'"{place}" {"text" if type_ == "jsonb" else type_}' for place, type_ in enumerate(types)
-    )
+    key = column(model, "id", "postgresql")
+    names = {field: column(model, field, "postgresql") for field in fields}
+    varying = tuple(field for field, differ in zip(fields, differs, strict=True) if differ)
+    shared = [field for field in fields if field not in varying]
+    assignments = [f"{names[field]} = %s::{column_type(using, model, field)}" for field in shared]
+    assignments += [f"{names[field]} = v.{names[field]}" for field in varying]
+    returned = ", ".join([*(names[field] for field in varying), key])
     return (
-        f"UPDATE {table(model, 'postgresql')} t SET {assignments}"
-        f' FROM json_to_recordset(%s::json) AS v({record}) WHERE t.{names[-1]} = v."{len(fields)}"'
-        f" AND t.{names[-1]} = ANY(%s)"
+        f"UPDATE {table(model, 'postgresql')} t SET {', '.join(assignments)}"
+        f" FROM {unnest(using, model, (*varying, 'id'))} AS v({returned})"
+        f" WHERE t.{key} = v.{key} AND t.{key} = ANY(%s)"
     )
 
 
@@ -253,12 +270,17 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-_ENCODERS: dict[str, Callable[[Any], Any]] = {
-    "datetime": datetime.isoformat,
-    "FailureDetails": FailureDetails.to_dict,
-    "OrchestrationInstance": dataclasses.asdict,
-    "ParentInstanceInfo": dataclasses.asdict,
-    "TraceContext": dataclasses.asdict,
+def _dataclass_to_json(value: Any) -> str:
+    return json.dumps(dataclasses.asdict(value))
+
+
+_TO_JSON: dict[str, Callable[[Any], str]] = {
+    "str": lru_cache(maxsize=512)(json.dumps),  # Names of workers and queues, versions: mostly the same ones.
+    "datetime": lambda value: f'"{value.isoformat()}"',
+    "FailureDetails": lambda value: json.dumps(value.to_dict()),
+    "OrchestrationInstance": _dataclass_to_json,
+    "ParentInstanceInfo": _dataclass_to_json,
+    "TraceContext": _dataclass_to_json,
 }
 
 
@@ -270,7 +292,7 @@ def _parent(value: dict[str, Any]) -> events.ParentInstanceInfo:
     return parent
 
 
-_DECODERS: dict[str, Callable[[Any], Any]] = {
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
     "FailureDetails": FailureDetails.from_dict,
     "OrchestrationInstance": lambda value: events.OrchestrationInstance(**value),
@@ -286,18 +308,23 @@ class _Shape:
     kind: int
     cls: type[HistoryEvent]
     row: events.Row
-    attributes: tuple[tuple[str, Callable[[Any], Any], Callable[[Any], Any]], ...]
+    attributes: tuple[tuple[str, Callable[[Any], str], Callable[[Any], Any]], ...]
+    values: Callable[[HistoryEvent], tuple[Any, ...]]
+    """Reads all at once, since every row of the history asks for it: first the row, then the attributes."""
+    nothing: list[None]
+    """What the attributes are mostly."""
 
 
 def _shape(kind: int, cls: type[HistoryEvent]) -> _Shape:
     in_columns = {"event_id", "timestamp", *cls.ROW}
     attributes = tuple(
-        (field.name, _ENCODERS.get(base, _as_is), _DECODERS.get(base, _as_is))
+        (field.name, _TO_JSON.get(base, json.dumps), _FROM_JSON.get(base, _as_is))
         for field in dataclasses.fields(cls)
         if field.name not in in_columns
         for base in [str(field.type).split(" | ")[0]]
     )
-    return _Shape(kind, cls, cls.ROW, attributes)
+    read = [name or "NOTHING" for name in cls.ROW] + [name for name, _, _ in attributes]
+    return _Shape(kind, cls, cls.ROW, attributes, attrgetter(*read), [None] * len(attributes))
 
 
 _BY_KIND = {kind: _shape(kind, cls) for kind, cls in _KINDS.items()}
@@ -312,19 +339,18 @@ def kind_of(cls: type[HistoryEvent]) -> int:
 def event_columns(event: HistoryEvent) -> tuple[int, int | None, str | None, str | None, str | None]:
     """Return kind, task id, name, data and attributes of an event, as their columns hold them."""
     shape = _BY_CLASS[type(event)]
-    task_id, name, data = shape.row
-    attributes = {}
-    for field, encode, _ in shape.attributes:
-        value = getattr(event, field)
-        if value is not None:
-            attributes[field] = encode(value)
-    return (
-        shape.kind,
-        getattr(event, task_id) if task_id else None,
-        getattr(event, name) if name else None,
-        getattr(event, data) if data else None,
-        json.dumps(attributes) if attributes else None,
-    )
+    task_id, name, data, *attributes = shape.values(event)
+    text = None if attributes == shape.nothing else _attributes(shape, attributes)
+    return shape.kind, task_id, name, data, text
+
+
+def _attributes(shape: _Shape, values: list[Any]) -> str:
+    members = [
+        f'"{field}": {to_json(value)}'
+        for (field, to_json, _), value in zip(shape.attributes, values, strict=True)
+        if value is not None
+    ]
+    return f"{{{', '.join(members)}}}"
 
 
 def event_from_columns(

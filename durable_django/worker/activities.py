@@ -29,15 +29,10 @@ class ActivityResult(NamedTuple):
 
     def event(self, task_id: int) -> events.HistoryEvent:
         """Return the result as the event that history keeps."""
-        ran: dict[str, Any] = {
-            "worker": self.worker,
-            "queued_at": self.leased.queued_at,
-            "started_at": self.started_at,
-            "finished_at": self.finished_at,
-        }
+        ran = (self.worker, self.leased.queued_at, self.started_at, self.finished_at)
         if self.failure is not None:
-            return events.TaskFailedEvent(-1, self.finished_at, task_id, self.failure, **ran)
-        return events.TaskCompletedEvent(-1, self.finished_at, task_id, self.payload, **ran)
+            return events.TaskFailedEvent(-1, self.finished_at, task_id, self.failure, *ran)
+        return events.TaskCompletedEvent(-1, self.finished_at, task_id, self.payload, *ran)
 
 
 class ActivityRunner:

@@ -24,6 +24,7 @@ _FIRST_GUESS_SECONDS = 0.02
 _CONNECTION_SECONDS = 60.0
 _PATIENCE_SECONDS = 1.0
 _CLOSING_SECONDS = 5.0
+_IDLE_SECONDS = 0.5
 
 
 class ActivityPool:
@@ -147,17 +148,20 @@ class ActivityPool:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _work(self) -> None:
+        tidied = -_IDLE_SECONDS
         try:
             while (task := self._queue.get()) is not None:
                 self._running[task.token] = task
                 if self._waiting.pop(task.token, None) is None:  # Given back.
                     del self._running[task.token]
                     continue
-                tidy_connections()
                 started = time.perf_counter()
+                if started - tidied > _IDLE_SECONDS:
+                    tidy_connections()
                 result = self._runner.run(task)
                 tidy_connections()
-                self._finish(task, result, time.perf_counter() - started)
+                tidied = time.perf_counter()
+                self._finish(task, result, tidied - started)
         finally:
             connections.close_all()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Self
 
 from django.db import connections
 
@@ -25,20 +25,27 @@ CAREFUL_SECONDS = 30.0
 
 
 class Watch:
-    """Knows which instance's code is running, and since when."""
+    """Knows which instance's code is running, and since when.
+
+    A context itself, rather than one for each instance: every turn enters it.
+    """
 
     def __init__(self) -> None:
+        self._next: Claimed | None = None
         self._current: tuple[Claimed, float] | None = None
         self._reported: tuple[Claimed, float] | None = None
 
-    @contextmanager
-    def over(self, instance: Claimed) -> Iterator[None]:
-        """Watch over one instance's code."""
-        self._current = (instance, time.monotonic())
-        try:
-            yield
-        finally:
-            self._current = None
+    def over(self, instance: Claimed) -> Self:
+        """Return the context of one instance's code."""
+        self._next = instance
+        return self
+
+    def __enter__(self) -> None:
+        assert self._next is not None
+        self._current = (self._next, time.monotonic())
+
+    def __exit__(self, *_: object) -> None:
+        self._current = None
 
     @property
     def is_over_slow(self) -> bool:

@@ -177,7 +177,8 @@ def test_the_probe_sees_a_scan(crowd: CursorWrapper) -> None:
     assert len(plans.scanned) == 1
 
 
-def test_an_update_of_many_reads_no_more_than_these(db: None) -> None:
+@pytest.mark.parametrize("statuses", [['"far"'], ['"far"', '"further"']])
+def test_an_update_of_many_reads_no_more_than_these(statuses: list[str], db: None) -> None:
     """In a table of this size, a plan that did not know how many there are would read all of it."""
     with connection.cursor() as cursor:
         cursor.execute(_INSTANCES.format(prefix="runs", status=0, completed="NULL", count=5_000))
@@ -186,7 +187,8 @@ def test_an_update_of_many_reads_no_more_than_these(db: None) -> None:
         keys = [pk for (pk,) in cursor.fetchall()]
         plans = Plans()
         with connection.execute_wrapper(plans):
-            rows.update(cursor, Instance, ("turn", "custom_status"), [(3, '"far"', pk) for pk in keys])
+            values = [(3, statuses[number % len(statuses)], pk) for number, pk in enumerate(keys)]
+            rows.update(cursor, Instance, ("turn", "custom_status"), values)
         assert plans.scanned == []
         cursor.execute("SELECT id FROM durable_django_instance WHERE turn = 3 ORDER BY id")
         assert [pk for (pk,) in cursor.fetchall()] == keys
