@@ -19,7 +19,9 @@ _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_cou
 """A listener is silent for hours. If its connection is cut on the way, nothing else would ever tell it."""
 
 # Every listener pays for every notification, so that a batch's ids go into one, as far as they fit.
-_SEPARATOR = "\x1f"
+SEPARATOR = "\x1f"
+"""Stands between the payloads of one notification."""
+
 _PAYLOAD_BYTES = 7999
 
 
@@ -53,26 +55,26 @@ def has_pipelines() -> bool:
     return Pipeline.is_supported()
 
 
-def notify(using: str, channel: str, payloads: Sequence[str]) -> None:
+def notify(using: str, channel: str, sender: str, payloads: Sequence[str]) -> None:
     """Send payloads, in a transaction of their own."""
     with connections[using].cursor() as cursor:
-        notify_within(cursor, channel, payloads)
+        notify_within(cursor, channel, sender, payloads)
 
 
-def notify_within(cursor: CursorWrapper, channel: str, payloads: Sequence[str]) -> None:
-    """Send payloads once the cursor's transaction is committed."""
-    bundles = [""]
+def notify_within(cursor: CursorWrapper, channel: str, sender: str, payloads: Sequence[str]) -> None:
+    """Send payloads once the cursor's transaction is committed; ``sender`` leads each notification."""
+    bundles = [sender]
     for payload in payloads:
-        bundle = f"{bundles[-1]}{_SEPARATOR}{payload}" if bundles[-1] else payload
+        bundle = f"{bundles[-1]}{SEPARATOR}{payload}"
         if len(bundle.encode()) <= _PAYLOAD_BYTES:
             bundles[-1] = bundle
         else:
-            bundles.append(payload)
+            bundles.append(f"{sender}{SEPARATOR}{payload}")
     cursor.execute("SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) payload", [channel, bundles])
 
 
 def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
-    """Yield the payloads that arrive on ``channel``; None at first, and every ``beat`` seconds of silence.
+    """Yield what arrives on ``channel``; None at first, and every ``beat`` seconds of silence.
 
     The connection is one of its own, closed with the iterator.
     """
@@ -87,7 +89,7 @@ def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
         yield None
         while True:
             for notification in raw.notifies(timeout=beat, stop_after=1):
-                yield from notification.payload.split(_SEPARATOR)
+                yield notification.payload
             yield None
     finally:
         connection.close()

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from django.db import connections, transaction
@@ -26,7 +26,9 @@ from durable_django.store import postgres
 logger = logging.getLogger("durable_django.wakeup")
 
 CHANNEL = "durable_django"
+_SENDER = "from:"
 _WORK = "work:"
+_TURNS = "turns:"
 _START = "start:"
 _CHANGED = "changed:"
 _BEAT = 0.5
@@ -36,14 +38,20 @@ _RETRY = 1.0
 Callback = Callable[[], None]
 
 
+class _Worker(NamedTuple):
+    """Who is told of work and, if it takes turns of orchestrations, of new ones to start."""
+
+    work: Callback
+    start: Callback | None
+
+
 class Hub:
     """The wake-ups of one database alias in this process."""
 
     def __init__(self, using: str) -> None:
         self._using = using
         self._lock = threading.Lock()
-        self._workers: list[Callback] = []
-        self._starters: list[Callback] = []
+        self._workers: list[_Worker] = []
         self._waiters: defaultdict[str, list[threading.Event]] = defaultdict(list)
         self._listener: threading.Thread | None = None
         self._users = 0
@@ -51,22 +59,33 @@ class Hub:
         self.is_listening = False
         """Whether wake-ups of other processes arrive here."""
         identity = uuid4().hex
+        self.sender = f"{_SENDER}{identity}"
         self.work_payload = f"{_WORK}{identity}"
+        self.turns_payload = f"{_TURNS}{identity}"
         self.start_payload = f"{_START}{identity}"
 
     def work(self, but: Callback | None = None) -> None:
         """Wake the workers of this process, ``but`` one."""
-        for callback in list(self._workers):
-            if callback != but:
-                callback()
+        for worker in list(self._workers):
+            if worker.work != but:
+                worker.work()
+
+    def turns(self, but: Callback | None = None) -> None:
+        """Wake those workers of this process that take turns of orchestrations, ``but`` one."""
+        for worker in list(self._workers):
+            if worker.start is not None and worker.work != but:
+                worker.work()
 
     def start(self) -> None:
         """Wake those workers of this process that start orchestrations."""
-        for callback in list(self._starters):
-            callback()
+        for worker in list(self._workers):
+            if worker.start is not None:
+                worker.start()
 
     def changed(self, instance_id: str) -> None:
         """Wake the clients of this process that wait for an instance."""
+        if instance_id not in self._waiters:  # Of the most, nobody here wants to know.
+            return
         with self._lock:
             waiting = list(self._waiters.get(instance_id, ()))
         for event in waiting:
@@ -76,18 +95,16 @@ class Hub:
     def worker(self, callback: Callback, at_start: Callback | None = None, *, listen: bool) -> Iterator[None]:
         """Call ``callback``, from whatever thread, whenever there may be work.
 
-        It is not called for new orchestrations to start: there, ``at_start`` is.
+        It is not called for new orchestrations to start: there, ``at_start`` is. Who has none takes no turns
+        of orchestrations, and is not called where there are more of these than one worker can take.
         """
-        self._workers.append(callback)
-        if at_start is not None:
-            self._starters.append(at_start)
+        worker = _Worker(callback, at_start)
+        self._workers.append(worker)
         try:
             with self._in_use(listen):
                 yield
         finally:
-            self._workers.remove(callback)
-            if at_start is not None:
-                self._starters.remove(at_start)
+            self._workers.remove(worker)
 
     @contextmanager
     def waiter(self, *changes: str, listen: bool) -> Iterator[threading.Event]:
@@ -149,15 +166,18 @@ class Hub:
                 logger.warning("LISTEN on %r failed; polling goes on", self._using, exc_info=True)
                 time.sleep(_RETRY)
 
-    def _receive(self, payload: str | None) -> None:
-        if payload in (self.work_payload, self.start_payload):
-            return  # Our own, and told already.
-        if payload is not None and payload.startswith(_WORK):
-            self.work()
-        elif payload is not None and payload.startswith(_START):
-            self.start()
-        elif payload is not None:
-            self.changed(payload.removeprefix(_CHANGED))
+    def _receive(self, notification: str | None) -> None:
+        if notification is None or notification == self.start_payload or notification.startswith(self.sender):
+            return  # Nothing, or our own, and told already.
+        for payload in notification.split(postgres.SEPARATOR):
+            if payload.startswith(_WORK):
+                self.work()
+            elif payload.startswith(_TURNS):
+                self.turns()
+            elif payload.startswith(_START):
+                self.start()
+            else:
+                self.changed(payload.removeprefix(_CHANGED))
 
     def _retire(self) -> bool:
         with self._lock:
@@ -232,7 +252,8 @@ def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str]) -> bool:
     if not isinstance(cursor, postgres.PipelineCursor):
         return False
     if instance_ids:
-        postgres.notify_within(cursor, CHANNEL, [_CHANGED + instance_id for instance_id in instance_ids])
+        changes = [_CHANGED + instance_id for instance_id in instance_ids]
+        postgres.notify_within(cursor, CHANNEL, hub(cursor.db.alias).sender, changes)
     return True
 
 
@@ -290,6 +311,11 @@ class Outbox:
         self._hub.work(but)
         self._send([self._hub.work_payload])
 
+    def turns(self, but: Callback) -> None:
+        """Wake all workers ``but`` one that take turns of orchestrations: there are more than it can take."""
+        self._hub.turns(but)
+        self._send([self._hub.turns_payload])
+
     def changes(self, instance_ids: Sequence[str], *, here_only: bool = False) -> None:
         """Wake the clients that wait for these instances; ``here_only`` if others are told already."""
         for instance_id in instance_ids:
@@ -301,7 +327,7 @@ class Outbox:
         if not payloads or not can_listen(self._using):
             return
         if self._thread is None:
-            postgres.notify(self._using, CHANNEL, payloads)
+            postgres.notify(self._using, CHANNEL, self._hub.sender, payloads)
         else:
             self._queue.put(payloads)
 
@@ -313,7 +339,8 @@ class Outbox:
                         payloads = payloads + more
                     self._queue.put(None)
                 try:
-                    postgres.notify(self._using, CHANNEL, list(dict.fromkeys(payloads)))
+                    distinct = list(dict.fromkeys(payloads))
+                    postgres.notify(self._using, CHANNEL, self._hub.sender, distinct)
                 except Exception:
                     logger.warning("NOTIFY on %r failed; polling goes on", self._using, exc_info=True)
                     connections[self._using].close()
@@ -325,18 +352,20 @@ def _send_work(using: str) -> None:
     here = hub(using)
     here.work()
     if can_listen(using):
-        postgres.notify(using, CHANNEL, [here.work_payload])
+        postgres.notify(using, CHANNEL, here.sender, [here.work_payload])
 
 
 def _send_start(using: str) -> None:
     here = hub(using)
     here.start()
     if can_listen(using):
-        postgres.notify(using, CHANNEL, [here.start_payload])
+        postgres.notify(using, CHANNEL, here.sender, [here.start_payload])
 
 
 def _send_changes(using: str, instance_ids: Sequence[str]) -> None:
+    here = hub(using)
     for instance_id in instance_ids:
-        hub(using).changed(instance_id)
+        here.changed(instance_id)
     if can_listen(using):
-        postgres.notify(using, CHANNEL, [_CHANGED + instance_id for instance_id in instance_ids])
+        changes = [_CHANGED + instance_id for instance_id in instance_ids]
+        postgres.notify(using, CHANNEL, here.sender, changes)

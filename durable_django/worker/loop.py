@@ -268,8 +268,10 @@ class TurnLoop:
             self._wake.set()
         self._hinted |= report.is_full
         leaves = self._is_draining and bool(committed.entities)
-        if committed.unleased or report.is_full or leaves or (committed.touched and self._is_partial):
+        if committed.unleased or leaves or (committed.touched and self._is_partial):
             self._outbox.work(self.hint)
+        elif report.is_full:
+            self._outbox.turns(self.hint)
         self._outbox.changes(report.changed, here_only=report.is_announced)
         registry = self._processor.options.registry
         send_orchestration_signals(registry, self._using, report.moved)

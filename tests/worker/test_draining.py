@@ -338,7 +338,8 @@ def test_nor_does_one_of_another_process(stage: Stage, settings: Any) -> None:
     worker = start(stage)
     eventually(lambda: wakeup.hub("default").is_listening)
     Worker.objects.update(draining_since=clock.aware(clock.now()))
-    postgres.notify("default", wakeup.CHANNEL, [f"changed:{workers.marked(str(worker.identity))}"])
+    changes = [f"changed:{workers.marked(str(worker.identity))}"]
+    postgres.notify("default", wakeup.CHANNEL, "from:elsewhere", changes)
     eventually(lambda: is_drained(worker))
 
 
