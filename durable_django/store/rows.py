@@ -274,11 +274,15 @@ def _dataclass_to_json(value: Any) -> str:
     return json.dumps(dataclasses.asdict(value))
 
 
+def _execution_to_json(value: events.OrchestrationInstance) -> str:
+    return json.dumps({"instance_id": value.instance_id, "execution_id": value.execution_id})
+
+
 _TO_JSON: dict[str, Callable[[Any], str]] = {
     "str": lru_cache(maxsize=512)(json.dumps),  # Names of workers and queues, versions: mostly the same ones.
     "datetime": lambda value: f'"{value.isoformat()}"',
     "FailureDetails": lambda value: json.dumps(value.to_dict()),
-    "OrchestrationInstance": _dataclass_to_json,
+    "OrchestrationInstance": _execution_to_json,
     "ParentInstanceInfo": _dataclass_to_json,
     "TraceContext": _dataclass_to_json,
 }

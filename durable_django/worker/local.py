@@ -86,9 +86,16 @@ class LocalActivities:
             self._registered = self._registry.activities
             self._names = frozenset(name for name, found in self._registered.items() if found.local)
         for feed in feeds:
-            if self._names or feed.arrived.postponed:
+            if feed.arrived.postponed or self._has_some(feed):
                 self._run(feed, report, own=own)
         return report
+
+    def _has_some(self, feed: Feed) -> bool:
+        assert feed.outcome is not None
+        names = self._names
+        return bool(names) and any(
+            type(event) is TaskScheduledEvent and event.name in names for event in feed.outcome.events
+        )
 
     def _run(self, feed: Feed, report: LocalReport, *, own: bool) -> None:
         turn = _Turn(self._names, feed)

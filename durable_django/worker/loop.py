@@ -33,6 +33,11 @@ _MOST_TIMERS = 100_000
 _LEAST_STARTS = 10
 _OUTAGE_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
+_ORCHESTRATION_SIGNALS = (
+    signals.orchestration_started,
+    signals.orchestration_completed,
+    signals.orchestration_failed,
+)
 
 
 class TurnLoop:
@@ -361,6 +366,8 @@ class TurnLoop:
 
 def send_orchestration_signals(registry: Registry, using: str, moved: Sequence[Moved]) -> None:
     """Tell the receivers of Django's signals which orchestrations have started or ended."""
+    if not any(signal.receivers for signal in _ORCHESTRATION_SIGNALS):
+        return
     for entry in filter(attrgetter("is_news"), moved):
         instance, outcome = entry.instance, entry.outcome
         registered = registry.orchestrators.get(instance.name)

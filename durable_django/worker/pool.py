@@ -19,7 +19,7 @@ from durable_django.worker.activities import ActivityResult, ActivityRunner
 logger = logging.getLogger("durable_django.worker")
 
 _AHEAD_SECONDS = 0.1
-_MOST_AHEAD = 64
+_MOST_AHEAD = 128
 _FIRST_GUESS_SECONDS = 0.02
 _CONNECTION_SECONDS = 60.0
 _PATIENCE_SECONDS = 1.0
@@ -116,13 +116,14 @@ class ActivityPool:
 
     def submit(self, tasks: Sequence[Leased]) -> None:
         """Take in activities."""
+        now = time.monotonic()
         for task in tasks:
             if self._runner.is_async(task):
                 self._on_loop[task.token] = task
                 loop, at_once = self._event_loop()
                 asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
             else:
-                self._waiting[task.token] = time.monotonic()
+                self._waiting[task.token] = now
                 self._queue.put(task)
 
     def give_back(self) -> list[int]:
