@@ -37,7 +37,7 @@ def test_the_defaults() -> None:
         "HEARTBEAT_SECONDS": 10,
         "SHUTDOWN_GRACE_SECONDS": 25,
         "MAX_TRIES": 5,
-        "BATCH_INSTANCES": 400,
+        "BATCH_INSTANCES": 800,
         "BATCH_EVENTS": 5000,
         "CACHE_EXECUTIONS": 10_000,
         "ACTIVITY_THREADS": 16,
