@@ -20,6 +20,7 @@ logger = logging.getLogger("durable_django.worker")
 
 _TICK = 0.25
 _AGAIN_SECONDS = 1.0
+_SWEEP_SECONDS = 60.0  # Nobody waits for it, and it looks at all timers that there are.
 CAREFUL_SECONDS = 30.0
 """How long after a crash each instance is noted before it is run."""
 
@@ -94,6 +95,7 @@ class Upkeep:
         self._careful_until = 0.0
         self._has_noted = False
         self._beat_at = 0.0
+        self._sweep_at = 0.0
         self._threads = [
             threading.Thread(target=self._repeat, args=(work,), name=f"durable-{name}", daemon=True)
             for name, work in (("watch", self._look_after), ("upkeep", self._keep_up))
@@ -175,5 +177,7 @@ class Upkeep:
         self._beat()
         self._beat_at = began_at + settings.HEARTBEAT_SECONDS
         self.bury_dead()
-        retention.sweep(self._using)
-        queues.sweep(self._using)
+        if began_at >= self._sweep_at:
+            self._sweep_at = began_at + _SWEEP_SECONDS
+            retention.sweep(self._using)
+            queues.sweep(self._using)
