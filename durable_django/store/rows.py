@@ -86,7 +86,7 @@ def is_shared(values: Sequence[Any]) -> bool:
 
 
 def _element(value: str | int | None) -> str:
-    if type(value) is str:
+    if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return "NULL" if value is None else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -118,6 +119,19 @@ def test_a_condition_takes_any_text() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SELECT instance_id FROM durable_django_instance WHERE {condition}", parameters)
         assert sorted(text for (text,) in cursor.fetchall()) == sorted(texts)
+
+
+class Team(enum.StrEnum):
+    BLUE = "blue, {or} not"
+
+
+@pytest.mark.django_db
+def test_texts_of_subclasses_are_texts() -> None:
+    factories.make_instance(Team.BLUE.value)
+    condition, parameters = rows.any_of(connection.vendor, "instance_id", [Team.BLUE, "green"])
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT instance_id FROM durable_django_instance WHERE {condition}", parameters)
+        assert cursor.fetchall() == [(Team.BLUE.value,)]
 
 
 EVENTS = [
