@@ -112,7 +112,8 @@ def test_texts_are_inserted_as_they_are(copies: int, small: bool) -> None:
 
 @pytest.mark.django_db
 def test_a_condition_takes_any_text() -> None:
-    texts = [text for text in ODD_TEXTS if text]
+    # To MariaDB, texts that differ in case alone are one id.
+    texts = [text for text in ODD_TEXTS if text and text != "null"]
     for text in texts:
         factories.make_instance(text)
     condition, parameters = rows.any_of(connection.vendor, "instance_id", texts)
@@ -131,7 +132,7 @@ def test_texts_of_subclasses_are_texts() -> None:
     condition, parameters = rows.any_of(connection.vendor, "instance_id", [Team.BLUE, "green"])
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT instance_id FROM durable_django_instance WHERE {condition}", parameters)
-        assert cursor.fetchall() == [(Team.BLUE.value,)]
+        assert list(cursor.fetchall()) == [(Team.BLUE.value,)]
 
 
 EVENTS = [
