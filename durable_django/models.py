@@ -274,6 +274,28 @@ class ActivityTask(models.Model):
         return f"{self.name} #{self.task_id}"
 
 
+class ActivityBundle(models.Model):
+    """Activities that a turn has leased to its own worker, all in one row instead of one for each.
+
+    It is gone once they have ended, or after a moment: those that have not ended by then get rows of their
+    own. ``tasks`` is JSON: for each turn that has called some, the instance, its execution, the turn and the
+    task ids. The first one's lease has the bundle's ``token``, the next one's the number after that, and on.
+    """
+
+    token = models.BigIntegerField(_("token"), primary_key=True)
+    worker = models.CharField(_("worker"), max_length=NAME_LENGTH)
+    tasks = models.TextField(_("tasks"))
+    created_at = models.DateTimeField(_("created at"))
+    visible_at = models.DateTimeField(_("visible at"))
+
+    class Meta:
+        verbose_name = _("activity bundle")
+        verbose_name_plural = _("activity bundles")
+
+    def __str__(self) -> str:
+        return f"#{self.token}"
+
+
 class EntityOperationKind(models.IntegerChoices):
     """What an operation in an entity's inbox is."""
 

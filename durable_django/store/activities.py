@@ -55,10 +55,17 @@ class Leased(NamedTuple):
     queued_at: datetime
     deliveries: int = 1
     """How often it has been begun, this time included; known of what `take_over` gives."""
+    bundle: int | None = None
+    """The bundle that it was leased in, if it was; see `durable_django.store.bundles`."""
 
     @classmethod
     def called(
-        cls, token: int, caller: Claimed, event: TaskScheduledEvent, queue: str, queued_at: datetime
+        cls,
+        token: int,
+        caller: Claimed,
+        event: TaskScheduledEvent,
+        queued_at: datetime,
+        bundle: int | None = None,
     ) -> Leased:
         """Return the lease of an activity that the caller's turn has just called."""
         return cls(
@@ -69,9 +76,11 @@ class Leased(NamedTuple):
             event.event_id,
             event.name,
             event.input,
-            queue,
+            event.queue or caller.queue,
             event.limit_key,
             queued_at,
+            1,
+            bundle,
         )
 
 
@@ -89,6 +98,25 @@ class NewActivity(NamedTuple):
     priority: int
     limit_key: str | None = None
     token: int | None = None
+
+    @classmethod
+    def called(
+        cls, caller: Claimed | Instance, event: TaskScheduledEvent, token: int | None = None
+    ) -> NewActivity:
+        """Return an activity that its caller's history has."""
+        return cls(
+            caller.pk,
+            caller.execution_id,
+            event.event_id,
+            event.name,
+            event.input,
+            event.tags,
+            caller.version,
+            event.queue or caller.queue,
+            caller.priority if event.priority is None else event.priority,
+            event.limit_key,
+            token,
+        )
 
 
 class Recorded(NamedTuple):

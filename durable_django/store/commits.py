@@ -17,8 +17,9 @@ from durable_django.core.ids import new_execution_id
 from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Timer
-from durable_django.store import activities, clock, inbox, instances, operations, retention, rows
+from durable_django.store import activities, bundles, clock, inbox, instances, operations, retention, rows
 from durable_django.store.activities import Leased, NewActivity
+from durable_django.store.bundles import Call
 from durable_django.store.claims import NOTHING, Claimed, claim_keys
 from durable_django.store.inbox import NewMessage, NewStart
 from durable_django.store.instances import NewInstance
@@ -70,12 +71,14 @@ class Committed:
 class Lessor:
     """On whose behalf new activities may be leased as they are inserted.
 
-    ``take`` is asked for each, and counts; ``until`` is when the leases end.
+    ``take`` is asked for each, and counts; ``until`` is when the leases end. ``bundles`` says whether many at
+    once may share a row.
     """
 
     worker: str
     until: datetime
     take: Any
+    bundles: bool = False
 
 
 class Batch:
@@ -88,6 +91,7 @@ class Batch:
         self._lessor = lessor
         self._stamped = now, clock.to_database(self._using, now)
         self._history: list[tuple[Any, ...]] = []
+        self._own: list[tuple[Claimed, events.TaskScheduledEvent]] = []
         self._activities: list[NewActivity] = []
         self._timers: list[tuple[Any, ...]] = []
         self._children: list[NewInstance] = []
@@ -103,6 +107,7 @@ class Batch:
         self._cancelled: list[tuple[int, int]] = []
         self._starts: list[NewStart] = []
         self._over: dict[int, str] = {}
+        self._left_open: set[str] = set()
         self._result = Committed()
 
     def add(self, moved: Moved) -> None:
@@ -133,16 +138,9 @@ class Batch:
         self._update_instances()
         self._delete_timers()
         inbox.delete(cursor, self._carriers)
-        if self._lessor is not None:
-            activities.add(
-                cursor,
-                self._activities,
-                self._now,
-                worker=self._lessor.worker,
-                lease_until=self._lessor.until,
-            )
-        else:
-            activities.add(cursor, self._activities, self._now)
+        self._lease_own()
+        bundles.dissolve_of_executions(self._cursor, self._left_open)  # Their histories will not last.
+        activities.add(cursor, self._activities, self._now)
         rows.insert(cursor, Timer, _TIMER_FIELDS, self._timers)
         self._create_children()
         self._deliver_sent()
@@ -186,30 +184,12 @@ class Batch:
                     self._operations.append(operation)
 
     def _schedule_activity(self, instance: Claimed, event: events.TaskScheduledEvent) -> None:
-        queue = event.queue or instance.queue
-        priority = instance.priority if event.priority is None else event.priority
         lessor = self._lessor
-        token = None
-        if lessor is not None and lessor.take(queue, event.name, instance.version):
-            token = activities.new_token()
-            self._result.leased.append(Leased.called(token, instance, event, queue, self._now))
+        if lessor is not None and lessor.take(event.queue or instance.queue, event.name, instance.version):
+            self._own.append((instance, event))
         else:
             self._result.unleased = True
-        self._activities.append(
-            NewActivity(
-                instance.pk,
-                instance.execution_id,
-                event.event_id,
-                event.name,
-                event.input,
-                event.tags,
-                instance.version,
-                queue,
-                priority,
-                event.limit_key,
-                token,
-            )
-        )
+            self._activities.append(NewActivity.called(instance, event))
 
     def _child(self, parent: Claimed, event: events.SubOrchestrationInstanceCreatedEvent) -> NewInstance:
         return NewInstance(
@@ -293,9 +273,42 @@ class Batch:
         )
         self._timerless.append(instance.pk)
         self._over[instance.pk] = instance.execution_id
+        if outcome.has_open_tasks:
+            self._left_open.add(instance.execution_id)
         self._starts.append(NewStart.following(instance, execution_id, following))
 
     # ---------------------------------------------------------------- the batch
+
+    def _lease_own(self) -> None:
+        """Lease to this worker what it is to run itself: many in a bundle, few in rows of their own."""
+        lessor, own = self._lessor, self._own
+        if lessor is None or not own:
+            return
+        tokens: Iterable[int]
+        if lessor.bundles and len(own) >= bundles.LEAST:
+            bundle = bundles.add(
+                self._cursor, self._calls(), self._now, worker=lessor.worker, lease_until=lessor.until
+            )
+            tokens = range(bundle, bundle + len(own))
+        else:
+            bundle = None
+            tokens = [activities.new_token() for _ in own]
+            new = [NewActivity.called(*called, token) for called, token in zip(own, tokens, strict=True)]
+            activities.add(self._cursor, new, self._now, worker=lessor.worker, lease_until=lessor.until)
+        self._result.leased = [
+            Leased.called(token, *called, self._now, bundle)
+            for called, token in zip(own, tokens, strict=True)
+        ]
+
+    def _calls(self) -> list[Call]:
+        calls: list[Call] = []
+        caller = None
+        for instance, event in self._own:
+            if instance is not caller:
+                caller = instance
+                calls.append(Call(instance.pk, instance.execution_id, instance.turn + 1, []))
+            calls[-1].task_ids.append(event.event_id)
+        return calls
 
     def _update_instances(self) -> None:
         progress = ("next_sequence", "turn", "custom_status", "waiting_for", "last_updated_at", "status")

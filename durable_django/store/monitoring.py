@@ -31,7 +31,7 @@ from durable_django.models import (
     Worker,
 )
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import clock, families, rows
+from durable_django.store import bundles, clock, families, rows
 
 _LATELY = 3000
 """How many of the latest events tell how long activities take."""
@@ -396,7 +396,8 @@ def worker_state(worker: Worker) -> WorkerState:
 
 def _activities(using: str, instance: Instance) -> list[PendingActivity]:
     query = ActivityTask.objects.using(using).filter(instance=instance, execution_id=instance.execution_id)
-    found = list(query.defer("input", "tags").order_by("pk")[:_MOST])
+    in_rows = list(query.defer("input", "tags").order_by("pk")[:_MOST])
+    found = (bundles.activities_of(using, instance) + in_rows)[:_MOST]
     attempts = _attempts(using, instance, [activity.task_id for activity in found])
     return [
         PendingActivity(

@@ -32,6 +32,7 @@ from durable_django.models import (
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.store import (
     activities,
+    bundles,
     clock,
     control,
     families,
@@ -105,6 +106,7 @@ class _Rewind:
 
     def rewind(self, instance: Instance) -> None:
         """Rewind one failed instance and those of its children that its open tasks wait for."""
+        bundles.dissolve_of_executions(self._cursor, {instance.execution_id})  # By its history as it is.
         old, instance.execution_id = instance.execution_id, new_execution_id()
         rewound = self._copy_history(instance, old)
         self._withdraw_operations(instance, old)
@@ -244,7 +246,7 @@ class _Rewind:
     ) -> None:
         match decision:
             case events.TaskScheduledEvent():
-                activities.add(self._cursor, [self._activity(instance, decision)], self._now)
+                activities.add(self._cursor, [NewActivity.called(instance, decision)], self._now)
             case events.TimerCreatedEvent():
                 Timer.objects.using(self._using).create(
                     instance=instance,
@@ -295,21 +297,6 @@ class _Rewind:
 
     def _tell(self, parent: Instance, event: events.HistoryEvent) -> None:
         inbox.add(self._cursor, [NewMessage(parent.pk, event, parent.execution_id)], self._now)
-
-    @staticmethod
-    def _activity(instance: Instance, decision: events.TaskScheduledEvent) -> NewActivity:
-        return NewActivity(
-            instance=instance.pk,
-            execution_id=instance.execution_id,
-            task_id=decision.event_id,
-            name=decision.name,
-            input=decision.input,
-            tags=decision.tags,
-            version=instance.version,
-            queue=decision.queue or instance.queue,
-            priority=instance.priority if decision.priority is None else decision.priority,
-            limit_key=decision.limit_key,
-        )
 
     def _child(self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent) -> NewInstance:
         return NewInstance(

@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from django.db.models import F
 
 from durable_django.models import Instance, Worker
-from durable_django.store import activities, clock, wakeup
+from durable_django.store import activities, bundles, clock, wakeup
 
 _VITAL = ("identity", "host", "pid", "pid_namespace", "last_heartbeat_at", "suspect")
 
@@ -134,6 +134,7 @@ def bury_dead(using: str, silence: timedelta) -> int:
             silent = now - clock.from_orm(worker.last_heartbeat_at) > silence
             if not silent and not _is_gone(worker):
                 continue
+            bundles.dissolve_of_worker(using, worker.identity)
             activities.release_of(using, worker.identity)
             if worker.suspect_id is not None:
                 Instance.objects.using(using).filter(pk=worker.suspect_id).update(tries=F("tries") + 1)

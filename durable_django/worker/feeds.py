@@ -9,16 +9,19 @@ from typing import NamedTuple
 from durable_django.core.decisions import TurnOutcome
 from durable_django.core.events import HistoryEvent
 from durable_django.core.replay import Execution
+from durable_django.core.status import OrchestrationStatus
+from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Moved
 from durable_django.store.inbox import Arrived
 
 
 class Found(NamedTuple):
-    """An activity's result whose row was still ours, and the execution that it is for."""
+    """An activity's result that was still ours to record, the execution that it is for, and its lease."""
 
     event: HistoryEvent
     execution_id: str
+    leased: Leased
 
 
 Results = dict[int, list[Found]]
@@ -40,6 +43,14 @@ class Feed:
     outcome: TurnOutcome | None = None
     decisions: Sequence[HistoryEvent] | None = None
     postponed: Sequence[int] = ()
+
+    @property
+    def unseen(self) -> list[Found]:
+        """The results that do not get into its history: of an execution before it, or at its end."""
+        outcome, execution_id = self.outcome, self.instance.execution_id
+        if outcome is None or outcome.status is OrchestrationStatus.RUNNING:
+            return [found for found in self.found if found.execution_id != execution_id]
+        return [found for found in self.found if not any(found.event is event for event in outcome.events)]
 
     def moved(self) -> Moved:
         """Return what is to be written, once the code has run."""

@@ -144,7 +144,7 @@ class LocalActivities:
         """Run one activity. Whatever it raises is its failure, as long as its savepoint could be restored."""
         instance = turn.instance
         started_at, start = clock.now(), time.perf_counter()
-        leased = Leased.called(_NO_LEASE, instance, event, instance.queue, started_at)
+        leased = Leased.called(_NO_LEASE, instance, event, started_at)
         payload: str | None = None
         failure: FailureDetails | None = None
         savepoint = SavepointOnUse(self._using, limit)

@@ -176,6 +176,7 @@ class TurnLoop:
                 self.is_idle.set()
             return
         try:
+            self._processor.settle()
             report = Report()
             if self._careful():
                 report = self._move_carefully(work)
@@ -186,6 +187,7 @@ class TurnLoop:
             # Nothing of it is committed, or nobody knows: a result that was is dropped when it comes again.
             self._results.extendleft(reversed(work.results))
             self._keys |= work.keys
+            self._processor.doubt()
             raise
         self._move_suspects()
         self._move_local()

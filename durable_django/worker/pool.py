@@ -25,6 +25,8 @@ _CONNECTION_SECONDS = 60.0
 _PATIENCE_SECONDS = 1.0
 _CLOSING_SECONDS = 5.0
 _IDLE_SECONDS = 0.5
+_SHORTEST_SECONDS = 1e-4
+_LEAST_WEIGHT = 0.05
 
 
 class ActivityPool:
@@ -53,6 +55,7 @@ class ActivityPool:
         self._thread_count = threads
         self._concurrent = concurrent
         self._seconds = _FIRST_GUESS_SECONDS
+        self._weight = 1.0
         self._queue: queue.SimpleQueue[Leased | None] = queue.SimpleQueue()
         self._waiting: dict[int, float] = {}
         self._running: dict[int, Leased] = {}
@@ -173,11 +176,16 @@ class ActivityPool:
 
     def _finish(self, task: Leased, result: ActivityResult, seconds: float | None) -> None:
         if seconds is not None:
-            self._seconds += (max(seconds, 1e-4) - self._seconds) * 0.05
+            self._learn(max(seconds, _SHORTEST_SECONDS))
         # Delivered before it is counted out: nobody shall find the pool idle and no result.
         self._deliver(result)
         self._running.pop(task.token, None)
         self._on_loop.pop(task.token, None)
+
+    def _learn(self, seconds: float) -> None:
+        """Adjust what activities take: by the average of the first ones, then by the later ones' more."""
+        self._seconds += (seconds - self._seconds) * self._weight
+        self._weight = max(self._weight / (1 + self._weight), _LEAST_WEIGHT)
 
     def _event_loop(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]:
         if self._loop is None:

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from durable_django.core.versioning import VersioningOptions
-from durable_django.store import activities, clock, wakeup, workers
+from durable_django.store import clock, wakeup, workers
 from durable_django.store.scope import Names, Scope
+from durable_django.worker.bundles import Bundles
 from durable_django.worker.entity_loop import EntityLoop
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.pool import ActivityPool
@@ -36,6 +37,8 @@ class Presence:
         entities: EntityLoop,
         queues: QueueLoop,
         pool: ActivityPool,
+        *,
+        bundles: Bundles,
     ) -> None:
         self._using = using
         self._row = row
@@ -43,6 +46,7 @@ class Presence:
         self._entities = entities
         self._queues = queues
         self._pool = pool
+        self._bundles = bundles
         self._lock = threading.Lock()
         self._draining_since: datetime | None = None
         self._drained_at: datetime | None = None
@@ -86,7 +90,7 @@ class Presence:
     def give_back(self) -> None:
         """Give back the activities that are here and have not started."""
         if tokens := self._pool.give_back():
-            activities.release(self._using, tokens)
+            self._bundles.give_back(tokens)
             wakeup.announce_work(self._using)
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import chain
 
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections, transaction
@@ -26,6 +27,7 @@ from durable_django.core.status import OrchestrationStatus
 from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
 from durable_django.store import (
     activities,
+    bundles,
     claims,
     clock,
     failures,
@@ -35,12 +37,13 @@ from durable_django.store import (
     rows,
     wakeup,
 )
-from durable_django.store.activities import Recorded
+from durable_django.store.activities import Leased, Recorded
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Lessor, Moved
 from durable_django.store.inbox import Arrived, NewMessage
 from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
+from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
 from durable_django.worker.feeds import Feed, Found, Results
 from durable_django.worker.guard import no_queries
@@ -69,6 +72,7 @@ class TurnProcessor:
         worker: str,
         versioning: VersioningOptions | None = None,
         batch_instances: int | None = None,
+        bundles: Bundles | None = None,
         watch: Callable[[Claimed], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self.using = using
@@ -78,12 +82,14 @@ class TurnProcessor:
         self.cache = ExecutionCache(settings.CACHE_EXECUTIONS)
         self._versioning = versioning
         self._batch_instances = batch_instances or settings.BATCH_INSTANCES
+        self._bundles = bundles
         self._watch = watch
         self._local = LocalActivities(using, options, worker, watch)
         self._fed: list[Feed] = []
         self._moving: set[int] = set()
         self._last_errors: dict[int, Exception] = {}
         self._last_scanned = 0
+        self._is_in_doubt = False
 
     def run(self, work: Work) -> Report:
         """Move what is ready; if the batch fails, one by one, so that one bad instance stops no other.
@@ -132,6 +138,19 @@ class TurnProcessor:
                 instance.pk for instance in self._scan(cursor, work, clock.now(), self._batch_instances)()
             }
 
+    def doubt(self) -> None:
+        """Say that nobody knows whether results which will be handed in again have been committed.
+
+        Bundles do not tell: only an activity's own row is gone once its result is recorded.
+        """
+        self._is_in_doubt = self._bundles is not None
+
+    def settle(self) -> None:
+        """After `doubt`, see to it that what is handed in again is recorded only once."""
+        if self._is_in_doubt and self._bundles is not None:
+            self._bundles.dissolve_all()
+            self._is_in_doubt = False
+
     # ---------------------------------------------------------------- a batch
 
     def _commit(self, work: Work, *, alone: bool = False) -> Report:
@@ -143,6 +162,9 @@ class TurnProcessor:
             self._move(cursor, work, report, alone=alone)
             report.is_announced = wakeup.announce_within(cursor, report.changed)
         self._keep(report)
+        if self._bundles is not None:
+            self._bundles.take_out(result.leased for result in work.results)
+            self._bundles.open(report.committed.leased)
         return report
 
     def _move(self, cursor: CursorWrapper, work: Work, report: Report, *, alone: bool) -> None:
@@ -151,7 +173,8 @@ class TurnProcessor:
         claimed, movable, arrived, results = self._take(cursor, work, slots, now, report, alone=alone)
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         leases_new = work.lease_new and not report.more_activities
-        lessor = Lessor(self.worker, _lease_end(now), slots.take) if leases_new else None
+        may_bundle = self._bundles is not None
+        lessor = Lessor(self.worker, _lease_end(now), slots.take, may_bundle) if leases_new else None
         batch = Batch(cursor, now, lessor)
         own = alone or len(claimed) == 1
         for instance in movable:
@@ -178,7 +201,7 @@ class TurnProcessor:
         """Return what is locked, what of it is to be moved, what has arrived for it, and the results."""
         keys = work.keys.union(result.leased.instance for result in work.results)
         # Asked for together, read one by one: in a pipeline that is one exchange.
-        recorded = activities.record(cursor, [result.leased.token for result in work.results])
+        recorded = self._record(cursor, [result.leased for result in work.results])
         locked = claims.ask_keys(cursor, keys)
         room = max(0, self._batch_instances - len(keys))
         scanned = self._scan(cursor, work, now, room)
@@ -204,6 +227,13 @@ class TurnProcessor:
             report.next_due = next_due()
         return claimed, movable, arrivals(movable), results
 
+    def _record(self, cursor: CursorWrapper, finished: Sequence[Leased]) -> Callable[[], Sequence[Recorded]]:
+        """Take finished activities out of the tables; what is returned gives those that were still ours."""
+        if self._bundles is None or all(leased.bundle is None for leased in finished):
+            return activities.record(cursor, [leased.token for leased in finished])
+        recorded = bundles.record(cursor, finished, self._bundles.emptied_by(finished))
+        return lambda: recorded
+
     def _slots(self, work: Work) -> Slots:
         registered = self.options.registry.activities.values()
         async_names = frozenset(activity.name for activity in registered if activity.is_async)
@@ -224,7 +254,8 @@ class TurnProcessor:
                     result.leased.task_id,
                 )
                 continue
-            found.setdefault(row.instance, []).append(Found(result.event(row.task_id), row.execution_id))
+            event = result.event(row.task_id)
+            found.setdefault(row.instance, []).append(Found(event, row.execution_id, result.leased))
         return found
 
     def _scan(
@@ -365,7 +396,10 @@ class TurnProcessor:
         results: Results,
         now: datetime,
     ) -> None:
-        """Put results into the inboxes of instances that this batch does not move."""
+        """Put results into the inboxes of instances that this batch does not move.
+
+        These, and those that nobody will see, are none that the history knows of.
+        """
         by_key = {instance.pk: instance for instance in claimed}
         messages = []
         for key, found in results.items():
@@ -373,8 +407,10 @@ class TurnProcessor:
             held = instance is not None and instance.is_suspended
             if instance is not None and not (held or instance.is_active):
                 continue  # It has ended: nobody waits.
-            messages += [NewMessage(key, event, execution_id, held) for event, execution_id in found]
+            messages += [NewMessage(key, event, execution_id, held) for event, execution_id, _ in found]
         inbox.add(cursor, messages, now)
+        unseen = [one for feed in self._fed for one in feed.unseen]
+        bundles.strike(cursor, [one.leased for one in chain(unseen, *results.values())])
 
     def _reset_tries(self, moved: Sequence[Moved]) -> None:
         survivors = [entry.instance.pk for entry in moved if entry.instance.tries]

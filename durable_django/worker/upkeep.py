@@ -12,8 +12,9 @@ from typing import Self
 from django.db import connections
 
 from durable_django.conf import settings
-from durable_django.store import activities, clock, queues, retention, wakeup, workers
+from durable_django.store import activities, bundles, clock, queues, retention, wakeup, workers
 from durable_django.store.claims import Claimed
+from durable_django.worker.bundles import LONGEST_SECONDS, Bundles
 from durable_django.worker.pool import ActivityPool
 
 logger = logging.getLogger("durable_django.worker")
@@ -79,6 +80,7 @@ class Upkeep:
         using: str,
         identity: str,
         pool: ActivityPool,
+        held: Bundles,
         watch: Watch,
         *,
         tend: Callable[[], bool],
@@ -87,6 +89,7 @@ class Upkeep:
         self._using = using
         self._identity = identity
         self._pool = pool
+        self._bundles = held
         self._watch = watch
         self._tend = tend
         self._beat = beat
@@ -95,7 +98,7 @@ class Upkeep:
         self._careful_until = 0.0
         self._has_noted = False
         self._beat_at = 0.0
-        self._sweep_at = 0.0
+        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self._threads = [
             threading.Thread(target=self._repeat, args=(work,), name=f"durable-{name}", daemon=True)
             for name, work in (("watch", self._look_after), ("upkeep", self._keep_up))
@@ -163,8 +166,8 @@ class Upkeep:
             self.note(slow.pk)
 
     def _keep_up(self) -> None:
-        if overdue := self._pool.give_back_overdue():
-            activities.release(self._using, overdue)
+        self._bundles.dissolve(after=LONGEST_SECONDS)
+        self._bundles.give_back(self._pool.give_back_overdue())
         has_news = self._tend() or self._called.is_set()
         if time.monotonic() < self._beat_at and not has_news:
             return
@@ -180,4 +183,5 @@ class Upkeep:
         if began_at >= self._sweep_at:
             self._sweep_at = began_at + _SWEEP_SECONDS
             retention.sweep(self._using)
+            bundles.sweep(self._using)
             queues.sweep(self._using)

@@ -22,9 +22,10 @@ from durable_django.core.registry import Registry
 from durable_django.core.serialization import DataConverter, PayloadCodec
 from durable_django.core.versioning import VersioningOptions
 from durable_django.scheduled import definitions
-from durable_django.store import activities, wakeup, workers
+from durable_django.store import wakeup, workers
 from durable_django.store.scope import Served
 from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.bundles import Bundles
 from durable_django.worker.entities import EntityProcessor
 from durable_django.worker.entity_loop import EntityLoop
 from durable_django.worker.loop import TurnLoop
@@ -191,6 +192,7 @@ class DurableTaskWorker:
         default_version = versioning.default_version if versioning else None
         options = ExecutionOptions(self._registry, self._codec, self._maximum_timer_interval, default_version)
         watch = Watch()
+        bundles = Bundles(self._using, identity)
         scope = scope_of(self._queues, filters)
         processor = TurnProcessor(
             self._using,
@@ -200,6 +202,7 @@ class DurableTaskWorker:
             worker=identity,
             versioning=versioning,
             batch_instances=self._concurrency.maximum_concurrent_orchestration_work_items,
+            bundles=bundles,
             watch=watch.over,
         )
         entities = EntityProcessor(self._using, self._registry, self._codec, processor.scope.entities)
@@ -212,6 +215,7 @@ class DurableTaskWorker:
             scope.activities,
             entities,
             runner,
+            bundles,
             watch,
             self._concurrency,
             self._poll_interval,
@@ -227,6 +231,7 @@ class _Parts:
     activities: Served
     entities: EntityProcessor
     runner: ActivityRunner
+    bundles: Bundles
     watch: Watch
     concurrency: ConcurrencyOptions
     poll_interval: float
@@ -249,6 +254,7 @@ class _Running:
             threads=concurrency.maximum_thread_pool_workers,
             concurrent=concurrency.maximum_concurrent_activity_work_items,
         )
+        self._bundles = parts.bundles
         self._outbox = wakeup.Outbox(using)
         self._queue_loop = QueueLoop(
             using,
@@ -258,7 +264,9 @@ class _Running:
             worker=self.identity,
             poll_interval=self._longest_pause,
         )
-        self._upkeep = Upkeep(using, self.identity, self._pool, parts.watch, tend=self._tend, beat=self._beat)
+        self._upkeep = Upkeep(
+            using, self.identity, self._pool, self._bundles, parts.watch, tend=self._tend, beat=self._beat
+        )
         self.loop = TurnLoop(
             parts.processor,
             self._pool,
@@ -277,7 +285,9 @@ class _Running:
         )
         self.loop.tell_of_entities(self._entities.submit)
         self.loop.tell_of_activities(self._queue_loop.hint)
-        self._presence = Presence(using, parts.row, self.loop, self._entities, self._queue_loop, self._pool)
+        self._presence = Presence(
+            using, parts.row, self.loop, self._entities, self._queue_loop, self._pool, bundles=self._bundles
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._turn, name="durable-turns", daemon=True)
         self._wakeups = ExitStack()
@@ -322,6 +332,7 @@ class _Running:
         self._upkeep.stop()
         self._outbox.stop()
         self._wakeups.close()
+        self._write_last(self._bundles.dissolve)
         self._write_last(lambda: workers.remove(self._using, self.identity))
         wakeup.hub(self._using).work()
 
@@ -369,7 +380,7 @@ class _Running:
             return
 
         def release() -> None:
-            activities.release(self._using, tokens)
+            self._bundles.give_back(tokens)
             wakeup.announce_work(self._using)
 
         self._write_last(release)

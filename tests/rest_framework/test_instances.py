@@ -219,7 +219,7 @@ def test_children_are_listed_oldest_first(api: APIClient, many: None) -> None:
         ("i0/", 1),
         ("i0/status/", 1),
         ("i0/history/", 2),
-        ("i0/pending/", 6),
+        ("i0/pending/", 7),
         ("i0/children/", 2),
         ("i0/stream/?wait=0", 2),
     ],

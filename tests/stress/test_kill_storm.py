@@ -61,7 +61,7 @@ class Storm:
         name = self.rng.choices(names, [2, 1, 1, 1, 1, 1, 1, 1, 2])[0]
         match name:
             case "fan_out":
-                return name, size * 4, list(range(1, size * 4 + 1))
+                return name, size * 8, list(range(1, size * 8 + 1))
             case "family":
                 return name, 1 + size // 2, list(range(1, 2 + size // 2))
             case "collector":

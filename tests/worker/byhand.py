@@ -11,11 +11,12 @@ from durable_django.core import events
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.registry import Registry
 from durable_django.core.serialization import PayloadCodec
-from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, Timer
+from durable_django.models import ActivityBundle, ActivityTask, Instance, InstanceStatus, Message, Timer
 from durable_django.store import retention
 from durable_django.store.activities import Leased
 from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.bundles import Bundles
 from durable_django.worker.loop import TurnLoop
 from durable_django.worker.options import WorkItemFilters, scope_of
 from durable_django.worker.turns import TurnProcessor
@@ -76,8 +77,14 @@ class HandWorker:
         self.careful = False
         self.noted: list[int | None] = []
         self.ran: list[Leased] = []
+        self.bundles = Bundles(USING, name)
         self.processor = TurnProcessor(
-            USING, ExecutionOptions(registry), scope, worker=name, batch_instances=batch_instances
+            USING,
+            ExecutionOptions(registry),
+            scope,
+            worker=name,
+            batch_instances=batch_instances,
+            bundles=self.bundles,
         )
         self.runner = ActivityRunner(registry, PayloadCodec(), name)
         self.loop = TurnLoop(
@@ -175,5 +182,5 @@ def _decision_of(event: Any) -> int:
 def assert_tables_are_empty() -> None:
     """Check that nothing is left to be done, and nothing of what is done."""
     retention.sweep(USING)
-    for model in (Message, Timer, ActivityTask):
+    for model in (Message, Timer, ActivityTask, ActivityBundle):
         assert list(model._default_manager.using(USING).values()) == []

@@ -17,6 +17,7 @@ from durable_django.models import Worker
 from durable_django.store import workers
 from durable_django.worker import DurableTaskWorker
 from durable_django.worker.activities import ActivityRunner
+from durable_django.worker.bundles import Bundles
 from durable_django.worker.pool import ActivityPool
 from durable_django.worker.upkeep import Upkeep, Watch
 
@@ -77,7 +78,7 @@ def test_a_heartbeat_that_failed_is_made_up_for_soon() -> None:
         ActivityRunner(Registry(), PayloadCodec(), "w"), lambda _: None, threads=1, concurrent=1
     )
     beat = Mock(side_effect=[OperationalError("away"), None])
-    upkeep = Upkeep(USING, "w", pool, Watch(), tend=lambda: False, beat=beat)
+    upkeep = Upkeep(USING, "w", pool, Bundles(USING, "w"), Watch(), tend=lambda: False, beat=beat)
     with pytest.raises(OperationalError):
         upkeep._keep_up()
     assert upkeep._beat_at <= time.monotonic() + 1.0 < time.monotonic() + settings.HEARTBEAT_SECONDS
