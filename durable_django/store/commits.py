@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ class Batch:
         self._now = now
         self._lessor = lessor
         self._stamped = now, clock.to_database(self._using, now)
-        self._history: list[tuple[Any, ...]] = []
+        self._moved: list[Moved] = []
         self._own: list[tuple[Claimed, events.TaskScheduledEvent]] = []
         self._activities: list[NewActivity] = []
         self._timers: list[tuple[Any, ...]] = []
@@ -114,7 +114,7 @@ class Batch:
         """Take in one instance's outcome."""
         instance, outcome = moved.instance, moved.outcome
         self._carriers.extend(moved.carriers)
-        self._append_history(moved)
+        self._moved.append(moved)
         if outcome.cancelled_timers:
             created = {event.event_id for event in outcome.events if type(event) is events.TimerCreatedEvent}
             stored = set(outcome.cancelled_timers) - created
@@ -134,7 +134,8 @@ class Batch:
     def write(self) -> Committed:
         """Write everything, and say what follows from it after the commit."""
         cursor = self._cursor
-        rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, self._history)
+        history = rows.Made(self._history, sum(len(moved.outcome.events) for moved in self._moved))
+        rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, history)
         self._update_instances()
         self._delete_timers()
         inbox.delete(cursor, self._carriers)
@@ -154,15 +155,13 @@ class Batch:
 
     # ---------------------------------------------------------------- one instance
 
-    def _append_history(self, moved: Moved) -> None:
-        instance = moved.instance
-        timestamp = self._stamp(moved.now)
-        prefix = (instance.pk, instance.execution_id)
-        turn = instance.turn + 1
-        self._history += [
-            (*prefix, sequence, timestamp, turn, *rows.event_columns(event))
-            for sequence, event in enumerate(moved.outcome.events, instance.next_sequence)
-        ]
+    def _history(self) -> Iterator[tuple[Any, ...]]:
+        for moved in self._moved:
+            instance = moved.instance
+            timestamp = self._stamp(moved.now)
+            key, execution_id, turn = instance.pk, instance.execution_id, instance.turn + 1
+            for sequence, event in enumerate(moved.outcome.events, instance.next_sequence):
+                yield key, execution_id, sequence, timestamp, turn, *rows.event_columns(event)
 
     def _schedule(self, instance: Claimed, outcome: TurnOutcome, event: events.HistoryEvent) -> None:
         match event:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import chain
@@ -92,8 +92,25 @@ def _element(value: str | int | None) -> str:
     return "NULL" if value is None else str(value)
 
 
+class Made(Collection[Values]):
+    """Rows that are made one by one as they are sent, while the database takes in those before."""
+
+    def __init__(self, make: Callable[[], Iterator[Values]], count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Values]:
+        return self._make()
+
+    def __contains__(self, row: object) -> bool:
+        return row in list(self)
+
+
 def insert(
-    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Sequence[Values]
+    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Collection[Values]
 ) -> None:
     """Insert ``rows``, each with the values of ``fields`` in order, ready for the database."""
     if not rows:
@@ -101,9 +118,9 @@ def insert(
     vendor = cursor.db.vendor
     names = f"{table(model, vendor)} ({columns(model, fields, vendor)})"
     if vendor != "postgresql":
-        cursor.executemany(f"INSERT INTO {names} VALUES ({_places(len(fields))})", rows)
+        cursor.executemany(f"INSERT INTO {names} VALUES ({_places(len(fields))})", list(rows))
     elif len(rows) < postgres.COPY_FROM_ROWS:
-        _insert_few(cursor, names, rows)
+        _insert_few(cursor, names, list(rows))
     elif isinstance(cursor, postgres.PipelineCursor) and len(rows) < postgres.COPY_FROM_PIPELINED_ROWS:
         arrays = [array(values) for values in zip(*rows, strict=True)]
         cursor.execute(f"INSERT INTO {names} SELECT * FROM {unnest(cursor.db.alias, model, fields)}", arrays)
