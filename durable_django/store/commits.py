@@ -136,7 +136,7 @@ class Batch:
         cursor = self._cursor
         history = rows.Made(self._history, sum(len(moved.outcome.events) for moved in self._moved))
         rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, history)
-        self._update_instances()
+        self.write_progress()
         self._delete_timers()
         inbox.delete(cursor, self._carriers)
         self._lease_own()
@@ -309,7 +309,8 @@ class Batch:
             calls[-1].task_ids.append(event.event_id)
         return calls
 
-    def _update_instances(self) -> None:
+    def write_progress(self) -> None:
+        """Write how far the instances have come that were added so far."""
         progress = ("next_sequence", "turn", "custom_status", "waiting_for", "last_updated_at", "status")
         for extra, values in (
             ((), self._progress),
@@ -318,6 +319,7 @@ class Batch:
         ):
             if values:
                 rows.update(self._cursor, Instance, (*progress, *extra), values)
+                values.clear()
 
     def _delete_timers(self) -> None:
         rows.delete(self._cursor, Timer, "instance", self._timerless)

@@ -43,6 +43,20 @@ def begin(using: str, *, small: bool) -> Iterator[CursorWrapper]:
             yield cursor
 
 
+@contextmanager
+def ahead(cursor: CursorWrapper) -> Iterator[None]:
+    """Do not wait for what the cursor executes in here, where that is possible, but in the end for all of it.
+
+    Nothing but statements without results may be executed, and no code of users that may have its own.
+    """
+    connection = cursor.db
+    if is_open(cursor) or not _is_allowed(connection):
+        yield
+        return
+    with connection.wrap_database_errors, connection.connection.pipeline():
+        yield
+
+
 def is_open(cursor: CursorWrapper) -> bool:
     """Tell whether the cursor's statements are not waited for until their rows are fetched."""
     return isinstance(cursor, postgres.PipelineCursor)
@@ -58,10 +72,14 @@ def leave(using: str) -> None:
 
 
 def _is_possible(connection: Any) -> bool:
+    return _is_allowed(connection) and connection.get_autocommit()
+
+
+def _is_allowed(connection: Any) -> bool:
     # Prepared statements belong to a session, as LISTEN does: no pooler may deal out the transactions.
     if connection.vendor != "postgresql" or not (settings.PIPELINE and settings.LISTEN):
         return False
-    return postgres.has_pipelines() and connection.get_autocommit()
+    return postgres.has_pipelines()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import chain
@@ -92,7 +92,7 @@ def _element(value: str | int | None) -> str:
     return "NULL" if value is None else str(value)
 
 
-class Made(Collection[Values]):
+class Made:
     """Rows that are made one by one as they are sent, while the database takes in those before."""
 
     def __init__(self, make: Callable[[], Iterator[Values]], count: int) -> None:
@@ -105,12 +105,9 @@ class Made(Collection[Values]):
     def __iter__(self) -> Iterator[Values]:
         return self._make()
 
-    def __contains__(self, row: object) -> bool:
-        return row in list(self)
-
 
 def insert(
-    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Collection[Values]
+    cursor: CursorWrapper, model: type[Model], fields: tuple[str, ...], rows: Sequence[Values] | Made
 ) -> None:
     """Insert ``rows``, each with the values of ``fields`` in order, ready for the database."""
     if not rows:

@@ -50,7 +50,8 @@ class Feed:
         outcome, execution_id = self.outcome, self.instance.execution_id
         if outcome is None or outcome.status is OrchestrationStatus.RUNNING:
             return [found for found in self.found if found.execution_id != execution_id]
-        return [found for found in self.found if not any(found.event is event for event in outcome.events)]
+        seen = set(map(id, outcome.events))
+        return [found for found in self.found if id(found.event) not in seen]
 
     def moved(self) -> Moved:
         """Return what is to be written, once the code has run."""

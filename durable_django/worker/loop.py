@@ -33,6 +33,8 @@ _MOST_TIMERS = 100_000
 _LEAST_STARTS = 10
 _OUTAGE_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
+_STRAGGLERS_OF = 16
+_STRAGGLERS_SECONDS = 2e-3
 _ORCHESTRATION_SIGNALS = (
     signals.orchestration_started,
     signals.orchestration_completed,
@@ -208,8 +210,13 @@ class TurnLoop:
         for known in (self._keys, self._touched, self._alone, self._local, self._timers):
             known.clear()
 
+    @property
+    def _look_at(self) -> float:
+        """When the tables are to be looked at: a little later while results are about to come anyway."""
+        return self._poll_at + (_LOOK_SECONDS if self._pool.left else 0.0)
+
     def _wait(self) -> None:
-        seconds = self._poll_at - time.monotonic()
+        seconds = self._look_at - time.monotonic()
         if self._is_draining:  # Nothing is looked for: it is for activities that end without a result.
             seconds = self._poll_interval() if self.is_idle.is_set() else _LOOK_SECONDS
         elif self._timers:
@@ -226,7 +233,14 @@ class TurnLoop:
             self._wake.set()
         return results
 
+    def _wait_for_stragglers(self) -> None:
+        """Let the last few of many short activities end: a turn of their own would take longer."""
+        until = time.monotonic() + _STRAGGLERS_SECONDS
+        while 0 < self._pool.left * _STRAGGLERS_OF <= len(self._results) and time.monotonic() < until:
+            time.sleep(_STRAGGLERS_SECONDS / 10)
+
     def _gather(self) -> Work:
+        self._wait_for_stragglers()
         results = self._next_results()
         while self._touched:
             self._keys.add(self._touched.popleft())
@@ -234,7 +248,7 @@ class TurnLoop:
         while self._timers and self._timers[0][0] <= now:
             self._keys.add(heapq.heappop(self._timers)[1])
         keys, self._keys = self._keys, set()
-        scan = self._hinted or time.monotonic() >= self._poll_at
+        scan = self._hinted or time.monotonic() >= self._look_at
         has_starts = scan or self._has_starts
         self._hinted = self._has_starts = False
         slots, on_loop = self._pool.free, self._pool.free_on_loop

@@ -27,6 +27,7 @@ _CLOSING_SECONDS = 5.0
 _IDLE_SECONDS = 0.5
 _SHORTEST_SECONDS = 1e-4
 _LEAST_WEIGHT = 0.05
+_QUICK_SECONDS = 1e-3
 
 
 class ActivityPool:
@@ -97,6 +98,11 @@ class ActivityPool:
     def waiting(self) -> int:
         """How many activities are here and have not started."""
         return len(self._waiting)
+
+    @property
+    def left(self) -> int:
+        """How many plain activities are to end, if that is a matter of a moment; else none."""
+        return len(self._waiting) + len(self._running) if self._seconds < _QUICK_SECONDS else 0
 
     @property
     def threads(self) -> int:

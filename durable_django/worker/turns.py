@@ -60,6 +60,10 @@ SMALL_BATCH = 8
 """Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
 
 
+PART_INSTANCES = 200
+"""Of how many instances in a larger batch the rows are written while the code of the next ones runs."""
+
+
 class TurnProcessor:
     """Moves instances of one database, for one worker. Not thread-safe: one thread runs its turns."""
 
@@ -184,11 +188,15 @@ class TurnProcessor:
                 report.local.add(instance.pk)
                 continue
             self._prepare(instance, inbox_of, results.pop(instance.pk, []), now)
-        self._feed(now)
-        self._run_local(own, arrived, results, report)
-        for moved in [feed.moved() for feed in self._fed]:
-            batch.add(moved)
-            report.moved.append(moved)
+        parts = list(rows.batched(self._fed, PART_INSTANCES))
+        # The server writes what has become of one part while the code of the next one runs.
+        with pipeline.ahead(cursor) if len(parts) > 1 else nullcontext():
+            for feeds in parts:
+                self._feed(feeds, now)
+                for moved in [feed.moved() for feed in self._run_local(feeds, own, arrived, results, report)]:
+                    batch.add(moved)
+                    report.moved.append(moved)
+                batch.write_progress()
         self._leave(cursor, claimed, results, now)
         inbox.delete(cursor, [carrier for entry in arrived.values() for carrier in entry.stale])
         report.committed = batch.write()
@@ -333,17 +341,27 @@ class TurnProcessor:
             return
         self._fed.append(Feed(instance, arrived, self._execution(instance), found))
 
-    def _feed(self, now: datetime) -> None:
+    def _feed(self, feeds: Sequence[Feed], now: datetime) -> None:
         """Run the code of all that is prepared."""
         with no_queries():
-            for feed in self._fed:
+            for feed in feeds:
                 with self._watch(feed.instance):
                     present = max(now, feed.instance.last_updated_at)
                     feed.outcome = feed.execution.turn(present, feed.arrived.events)
 
-    def _run_local(self, own: bool, arrived: dict[int, Arrived], results: Results, report: Report) -> None:
-        """Run local activities if the transaction is one instance's ``own``; else see that they are run."""
-        done = self._local.run(self._fed, own=own)
+    def _run_local(
+        self,
+        feeds: Sequence[Feed],
+        own: bool,
+        arrived: dict[int, Arrived],
+        results: Results,
+        report: Report,
+    ) -> list[Feed]:
+        """Run local activities if the transaction is one instance's ``own``; else see that they are run.
+
+        Returned are those whose turn is done by that.
+        """
+        done = self._local.run(feeds, own=own)
         report.local |= done.unfinished
         report.local_ran += done.ran
         report.local_failures += done.failures
@@ -352,6 +370,7 @@ class TurnProcessor:
             self._fed.remove(feed)
             arrived.pop(feed.instance.pk, None)
             results[feed.instance.pk] = feed.found
+        return [feed for feed in feeds if feed not in done.left] if done.left else list(feeds)
 
     def _execution(self, instance: Claimed) -> Execution:
         key = (instance.pk, instance.execution_id, instance.next_sequence)

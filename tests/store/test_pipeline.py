@@ -182,3 +182,45 @@ def test_text_that_is_too_long_is_refused_and_not_cut_off(*, small: bool) -> Non
     with pytest.raises(DatabaseError):
         rename()
     assert list(Worker.objects.values_list("name", flat=True)) == ["", ""]
+
+
+def test_what_is_written_ahead_is_there_after_the_commit() -> None:
+    with pipeline.begin(USING, small=False) as cursor:
+        with pipeline.ahead(cursor):
+            add(cursor, "a")
+            add(cursor, "b")
+        assert identities() == ["a", "b"]
+        add(cursor, *(f"w{number}" for number in range(150)))  # A COPY, where there is one.
+    assert len(identities()) == 152
+
+
+def add_ahead(*identities: str, then: Exception | None = None) -> None:
+    with pipeline.begin(USING, small=False) as cursor:
+        add(cursor, "before")
+        with pipeline.ahead(cursor):
+            for identity in identities:
+                add(cursor, identity)
+            if then is not None:
+                raise then
+
+
+def test_what_fails_ahead_is_djangos_error_and_nothing_is_committed() -> None:
+    with pytest.raises(IntegrityError):
+        add_ahead("a", "a", "b")
+    assert identities() == []
+
+
+def test_an_error_of_the_code_ahead_is_raised_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        add_ahead("a", then=ZeroDivisionError())
+    assert identities() == []
+
+
+@pytest.mark.parametrize("key", ["PIPELINE", "LISTEN"])
+def test_nothing_is_written_ahead_where_sessions_are_not_ours(key: str, settings: Any) -> None:
+    settings.DURABLE_DJANGO = {key: False}
+    with pipeline.begin(USING, small=False) as cursor, pipeline.ahead(cursor):
+        add(cursor, "a")
+        if connection.vendor == "postgresql":
+            assert connection.connection.pgconn.pipeline_status == 0
+    assert identities() == ["a"]

@@ -45,6 +45,10 @@ class HeldPool:
         return self.free if self.capacity_on_loop is None else self.capacity_on_loop
 
     @property
+    def left(self) -> int:
+        return 0
+
+    @property
     def is_idle(self) -> bool:
         return not self.leased
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -23,6 +24,10 @@ def wait(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 def one(ctx: task.OrchestrationContext, _: Any) -> Steps:
     return (yield ctx.call_activity(echo, input=ctx.instance_id))
+
+
+def fan(ctx: task.OrchestrationContext, width: int) -> Steps:
+    return (yield task.when_all([ctx.call_activity(echo, input=number) for number in range(width)]))
 
 
 def echo(ctx: task.ActivityContext, value: str) -> str:
@@ -136,3 +141,44 @@ def test_a_start_takes_two_exchanges(monkeypatch: pytest.MonkeyPatch, hint: str,
 
     assert len(waits) == 1 + more, waits  # The last exchange is the COMMIT's.
     assert len(worker.pool.leased) == 1
+
+
+@pytest.mark.parametrize(("left", "together"), [(2, 34), (1, 33), (8, 32)])
+def test_the_last_few_of_many_short_activities_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, left: int, together: int
+) -> None:
+    worker = settled(fan)
+    client().schedule_new_orchestration(fan, input=32 + left, instance_id="fan")
+    look(worker, "hint_start")
+    slow = worker.pool.leased[32:]
+    del worker.pool.leased[32:]
+    worker.run_activities()
+    monkeypatch.setattr(type(worker.pool), "left", property(lambda _: len(slow)))
+    monkeypatch.setattr(
+        "durable_django.worker.loop.time.sleep", lambda _: worker.loop.deliver(worker.runner.run(slow.pop()))
+    )
+    work = worker.loop._gather()
+    assert len(work.results) == together
+
+
+def test_stragglers_that_do_not_come_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = settled(fan)
+    client().schedule_new_orchestration(fan, input=33, instance_id="fan")
+    look(worker, "hint_start")
+    del worker.pool.leased[32:]
+    worker.run_activities()
+    monkeypatch.setattr(type(worker.pool), "left", property(lambda _: 1))
+    assert len(worker.loop._gather().results) == 32
+
+
+def test_a_look_waits_a_little_for_results_that_are_about_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = settled(one)
+    worker.loop._poll_at = time.monotonic() - 0.01
+    assert worker.loop._gather().scan
+    monkeypatch.setattr(type(worker.pool), "left", property(lambda _: 1))
+    assert not worker.loop._gather().scan
+    worker.loop._poll_at -= 1.0  # Not for ever: others may have something for it.
+    assert worker.loop._gather().scan
+    worker.loop._poll_at = float("inf")
+    worker.loop.hint()
+    assert worker.loop._gather().scan

@@ -17,6 +17,7 @@ from durable_django.core.replay import Execution
 from durable_django.models import ActivityTask, HistoryEvent
 from durable_django.store import clock, rows
 from durable_django.store.commits import Batch, Committed
+from durable_django.worker import turns
 from tests.worker.byhand import (
     USING,
     HandWorker,
@@ -181,6 +182,35 @@ def test_an_instance_that_cannot_be_written_stops_no_other_and_goes_on_once_it_c
     assert [output(order) for order in orders] == [[f"charged {o}", f"shipped {o}"] for o in orders]
     assert sorted(ran) == sorted(f"{what} {order}" for order in orders for what in ("charge", "ship"))
     assert instance("o4").tries == 0
+    for order in orders:
+        assert_sound(order)
+
+
+@pytest.mark.database("postgresql")
+def test_an_instance_whose_row_is_refused_while_others_run_stops_none_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "PART_INSTANCES", 3)
+    worker = hand()
+    orders = [f"o{number}" for number in range(10)]
+    start(*orders)
+    worker.settle()
+    refusal = "ADD CONSTRAINT refusal CHECK (instance_id <> 'o4' OR turn < 2) NOT VALID"
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE durable_django_instance {refusal}")
+    try:
+        for order in orders:
+            client().raise_orchestration_event(order, "yes")
+        worker.step()
+        assert 0 < instance("o4").tries < 5
+        assert not ActivityTask.objects.filter(instance__instance_id="o4").exists()
+        assert ActivityTask.objects.count() == 9
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE durable_django_instance DROP CONSTRAINT refusal")
+    worker.settle()
+    assert [output(order) for order in orders] == [[f"charged {o}", f"shipped {o}"] for o in orders]
+    assert sorted(ran) == sorted(f"{what} {order}" for order in orders for what in ("charge", "ship"))
     for order in orders:
         assert_sound(order)
 
