@@ -92,11 +92,13 @@ def decode(text: str) -> Any:
 
 
 def _decode(text: str) -> Any:
-    with contextlib.suppress(ValueError):
+    try:
         # What is written here has no white space around it, which `decode` would look for twice.
         value, end = _DECODER.raw_decode(text)
         if end == len(text):
             return value
+    except ValueError:
+        pass  # For `decode` to say.
     return _DECODER.decode(text)
 
 

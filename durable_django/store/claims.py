@@ -90,6 +90,7 @@ _FIELDS = (
 
 
 _TIMES = ("start_at", "last_updated_at")
+_TAGS = _FIELDS.index("tags")
 
 NOTHING = "[]"
 """What most instances wait for, as JSON."""
@@ -120,7 +121,9 @@ def _lock(vendor: str) -> str:
     return "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
 
 
-def _claimed(vendor: str, found: Iterable[Sequence[Any]]) -> list[Claimed]:
+def _claimed(vendor: str, found: Sequence[Sequence[Any]]) -> list[Claimed]:
+    if vendor == "postgresql" and all(row[_TAGS] is None for row in found):
+        return list(map(Claimed._make, found))  # As it is: the times are naive UTC already.
     return [
         Claimed._make(
             (
@@ -128,7 +131,7 @@ def _claimed(vendor: str, found: Iterable[Sequence[Any]]) -> list[Claimed]:
                 clock.from_utc(vendor, row[11]),
                 clock.from_utc(vendor, row[12]),
                 row[13],
-                None if row[14] is None else json.loads(row[14]),
+                None if row[_TAGS] is None else json.loads(row[_TAGS]),
                 *row[15:],
             )
         )

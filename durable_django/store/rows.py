@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import chain
@@ -75,9 +75,10 @@ def any_of(vendor: str, expression: str, values: Sequence[Any]) -> tuple[str, li
     return f"{expression} IN ({', '.join(['%s'] * len(values))})", list(values)
 
 
-def array(values: Iterable[str | int | None]) -> str:
+def array(values: Sequence[str | int | None]) -> str:
     """Return an array's parameter on PostgreSQL, as text: psycopg takes eight times as long to make it."""
-    return f"{{{','.join(map(_element, values))}}}"
+    write = str if set(map(type, values)) == {int} else _element
+    return f"{{{','.join(map(write, values))}}}"
 
 
 def is_shared(values: Sequence[Any]) -> bool:
@@ -289,7 +290,8 @@ def _dataclass_to_json(value: Any) -> str:
 
 
 def _execution_to_json(value: events.OrchestrationInstance) -> str:
-    return json.dumps({"instance_id": value.instance_id, "execution_id": value.execution_id})
+    instance_id, execution_id = json.dumps(value.instance_id), json.dumps(value.execution_id)
+    return f'{{"instance_id": {instance_id}, "execution_id": {execution_id}}}'
 
 
 _TO_JSON: dict[str, Callable[[Any], str]] = {
