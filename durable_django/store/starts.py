@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from durable_django.core.errors import OrchestrationAlreadyExistsError
 from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock, control, families, instances, wakeup
 from durable_django.store.families import TERMINAL
 from durable_django.store.instances import NewInstance
+from durable_django.store.savepoints import is_conflict
 
 Statuses = Collection[OrchestrationStatus]
+
+_DEADLOCKS = 5
+"""How many deadlocks a start survives."""
 
 _NAMED = 10
 """How many taken ids an error names."""
@@ -52,7 +56,23 @@ def start_all(using: str, new: Sequence[NewInstance], replaceable: Statuses = ()
 
 
 def _add(using: str, new: Sequence[NewInstance], now: datetime, replaceable: Statuses = ()) -> Sequence[str]:
-    """Insert pending instances, all or none, and return the ids that kept it from that."""
+    """Insert pending instances, all or none, and return the ids that kept it from that.
+
+    MariaDB and MySQL lock the gaps between ids, too, so that calls which replace the same ids may deadlock in
+    whatever order they lock. The loser tries again, unless the transaction is its caller's to repeat.
+    """
+    for _ in range(_DEADLOCKS):
+        try:
+            return _try_to_add(using, new, now, replaceable)
+        except OperationalError as error:
+            if connections[using].in_atomic_block or not is_conflict(error):
+                raise
+    return _try_to_add(using, new, now, replaceable)
+
+
+def _try_to_add(
+    using: str, new: Sequence[NewInstance], now: datetime, replaceable: Statuses
+) -> Sequence[str]:
     with transaction.atomic(using):
         taken = _make_way(using, [instance.instance_id for instance in new], replaceable)
         if not taken:
