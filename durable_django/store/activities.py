@@ -283,6 +283,20 @@ def record(cursor: CursorWrapper, tokens: Sequence[int]) -> Callable[[], list[Re
     return lambda: [Recorded(*row[1:]) for row in found]
 
 
+def expect(cursor: CursorWrapper, token: int) -> None:
+    """Do what `record` does for one activity, and have the transaction fail if it is not there.
+
+    In a pipeline on PostgreSQL: nothing waits for the answer but the commit.
+    """
+    activity = table(ActivityTask, cursor.db.vendor)
+    rows.ask(
+        cursor,
+        f"WITH ours AS (DELETE FROM {activity} WHERE lease_token = %s RETURNING id)"
+        f" SELECT 1 / count(*) FROM ours",
+        [token],
+    )
+
+
 def take_over(using: str, token: int, worker: str, until: datetime) -> Leased | None:
     """Lease an activity anew that was handed over with a token, to whoever begins it; None if it is gone.
 

@@ -155,6 +155,22 @@ def ask_keys(cursor: CursorWrapper, keys: Iterable[int]) -> Callable[[], list[Cl
     return lambda: _claimed(vendor, found())
 
 
+def expect(cursor: CursorWrapper, instance: Claimed) -> None:
+    """Lock an instance, and have the transaction fail if it is not as it is thought to be, or is held.
+
+    In a pipeline on PostgreSQL: nothing waits for the answer but the commit.
+    """
+    vendor = cursor.db.vendor
+    rows.ask(
+        cursor,
+        f"SELECT 1 / count(*) FROM (SELECT i.id FROM {table(Instance, vendor)} i WHERE i.id = %s"
+        f" AND i.execution_id = %s AND i.next_sequence = %s AND i.tries = 0"
+        f" AND i.status = {InstanceStatus.RUNNING.value}"
+        f" AND i.parent_execution_id IS NOT DISTINCT FROM %s{_lock(vendor)}) held",
+        [instance.pk, instance.execution_id, instance.next_sequence, instance.parent_execution_id],
+    )
+
+
 def ask_pending(
     cursor: CursorWrapper, served: Served, now: datetime, limit: int
 ) -> Callable[[], list[Claimed]]:

@@ -35,7 +35,7 @@ def begin(using: str, *, small: bool) -> Iterator[CursorWrapper]:
     nothing knows how many rows a statement has changed: `leave` it before code of users runs.
     """
     connection = connections[using]
-    if small and not connection.in_atomic_block and _is_possible(connection):
+    if small and is_possible(using):
         with _pipelined(connection) as cursor:
             yield cursor
     else:
@@ -57,6 +57,12 @@ def ahead(cursor: CursorWrapper) -> Iterator[None]:
         yield
 
 
+def is_possible(using: str) -> bool:
+    """Tell whether a small transaction would be in a pipeline."""
+    connection = connections[using]
+    return not connection.in_atomic_block and _is_possible(connection)
+
+
 def is_open(cursor: CursorWrapper) -> bool:
     """Tell whether the cursor's statements are not waited for until their rows are fetched."""
     return isinstance(cursor, postgres.PipelineCursor)
@@ -69,6 +75,14 @@ def leave(using: str) -> None:
     if pipes is not None:
         with connection.wrap_database_errors:
             pipes.close()
+
+
+def confirm(using: str) -> None:
+    """Wait until all that was executed in the present pipeline has succeeded."""
+    connection = connections[using]
+    if connection in _open:
+        with connection.wrap_database_errors, connection.connection.pipeline():
+            pass  # The end of an inner pipeline waits, and the outer one goes on.
 
 
 def _is_possible(connection: Any) -> bool:
@@ -89,8 +103,9 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     connection.autocommit, connection.in_atomic_block, connection.needs_rollback = False, True, False
     # What an inner atomic(durable=True) looks for.
     connection.atomic_blocks = [transaction.Atomic(connection.alias, savepoint=False, durable=False)]
+    pipes = ExitStack()
     try:
-        with connection.wrap_database_errors, ExitStack() as pipes:
+        with connection.wrap_database_errors:
             pipes.enter_context(raw.pipeline())
             _open[connection] = pipes
             with postgres.PipelineCursor.open(connection) as cursor:
@@ -98,7 +113,10 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
                 yield cursor
                 connection.validate_no_broken_transaction()
                 cursor.execute("COMMIT")
+            pipes.close()
     except BaseException:
+        with suppress(Exception):
+            pipes.close()  # It would only say that something has failed before, and log that.
         connection.run_on_commit = []
         _roll_back(raw)
         raise

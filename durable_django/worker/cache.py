@@ -6,12 +6,14 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from durable_django.core.replay import Execution
+from durable_django.store.claims import Claimed
 
 
 class _Entry(NamedTuple):
     execution: Execution
     execution_id: str
     next_sequence: int
+    instance: Claimed | None
 
 
 class ExecutionCache:
@@ -31,21 +33,33 @@ class ExecutionCache:
     def has(self, key: int, execution_id: str, next_sequence: int) -> bool:
         """Tell whether the execution is here, just as far as its history."""
         entry = self._entries.get(key)
-        return entry is not None and entry[1:] == (execution_id, next_sequence)
+        return entry is not None and entry[1:3] == (execution_id, next_sequence)
+
+    def instance(self, key: int) -> Claimed | None:
+        """Return the instance as its last turn has left it, if that was kept with its execution."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.instance
 
     def take(self, key: int, execution_id: str, next_sequence: int) -> Execution | None:
         """Take an execution out; one that history has left behind is dropped."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return None
-        if entry[1:] != (execution_id, next_sequence):
+        if entry[1:3] != (execution_id, next_sequence):
             entry.execution.close()
             return None
         return entry.execution
 
-    def put(self, key: int, execution: Execution, execution_id: str, next_sequence: int) -> None:
-        """Keep an execution whose turn is committed."""
-        self._entries[key] = _Entry(execution, execution_id, next_sequence)
+    def put(
+        self,
+        key: int,
+        execution: Execution,
+        execution_id: str,
+        next_sequence: int,
+        instance: Claimed | None = None,
+    ) -> None:
+        """Keep an execution whose turn is committed, and perhaps how that has left the instance."""
+        self._entries[key] = _Entry(execution, execution_id, next_sequence, instance)
         self._entries.move_to_end(key)
         while len(self._entries) > self._size:
             _, oldest = self._entries.popitem(last=False)

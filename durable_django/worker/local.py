@@ -82,13 +82,16 @@ class LocalActivities:
             TransactionManagementError: An activity has closed the connection.
         """
         report = LocalReport()
+        for feed in self.callers(feeds):
+            self._run(feed, report, own=own)
+        return report
+
+    def callers(self, feeds: Sequence[Feed]) -> list[Feed]:
+        """Return those that have local activities to be run."""
         if self._registry.activities is not self._registered:
             self._registered = self._registry.activities
             self._names = frozenset(name for name, found in self._registered.items() if found.local)
-        for feed in feeds:
-            if feed.arrived.postponed or self._has_some(feed):
-                self._run(feed, report, own=own)
-        return report
+        return [feed for feed in feeds if feed.arrived.postponed or self._has_some(feed)]
 
     def _has_some(self, feed: Feed) -> bool:
         assert feed.outcome is not None

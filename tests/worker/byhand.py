@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from django.db import connections, transaction
 
 from durable_django.client import DurableTaskClient
 from durable_django.core import events
@@ -146,6 +150,30 @@ def output(instance_id: str) -> Any:
     found = instance(instance_id)
     assert found.status == InstanceStatus.COMPLETED, (found.get_status_display(), found.failure)
     return None if found.output is None else json.loads(found.output)
+
+
+@contextmanager
+def held_by_another(instance_id: str) -> Iterator[None]:
+    """Hold an instance's row lock on another connection."""
+    locked, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic(USING):
+                Instance.objects.select_for_update(no_key=True).get(instance_id=instance_id)
+                locked.set()
+                assert done.wait(60)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert locked.wait(30)
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def failure(instance_id: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import connections
 
 from durable_django import task
 from durable_django.core import events
@@ -22,6 +22,7 @@ from tests.worker.byhand import (
     assert_sound,
     assert_tables_are_empty,
     client,
+    held_by_another,
     instance,
     output,
     status,
@@ -82,30 +83,6 @@ def elsewhere() -> Iterator[Callable[[Callable[[], Any]], Any]]:
         return results[0]
 
     yield run
-
-
-@contextmanager
-def held_by_another(instance_id: str) -> Iterator[None]:
-    """Hold an instance's row lock on another connection."""
-    locked, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        try:
-            with transaction.atomic(USING):
-                Instance.objects.select_for_update(no_key=True).get(instance_id=instance_id)
-                locked.set()
-                assert done.wait(60)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert locked.wait(30)
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 # ------------------------------------------------------------------------------------- held instances
