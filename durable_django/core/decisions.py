@@ -60,8 +60,8 @@ class TurnOutcome:
     the events fed are among them; the rest the code has not seen. Scheduling events say what to create;
     timers in ``cancelled_timers`` are to be deleted, or not to be created at all. ``custom_status`` is what
     it is now, changed or not, if this execution has ever set it (``sets_custom_status``). ``waiting_for``
-    names the external events that the code waits for. ``has_open_tasks`` says that some of what was called
-    has no result, ``may_hold_locks`` that the code could not be asked what it has locked.
+    names the external events that the code waits for. ``may_hold_locks`` says that the code could not be
+    asked what it has locked.
     """
 
     status: OrchestrationStatus
@@ -74,7 +74,6 @@ class TurnOutcome:
     waiting_for: list[str] = field(default_factory=list)
     cancelled_timers: list[int] = field(default_factory=list)
     has_open_timers: bool = False
-    has_open_tasks: bool = False
     may_hold_locks: bool = False
     continue_as_new: ContinueAsNew | None = None
 

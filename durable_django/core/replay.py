@@ -455,7 +455,6 @@ class Execution:
             waiting_for=[] if end else self._mailbox.awaited_names,
             cancelled_timers=self._cancelled_timers,
             has_open_timers=bool(self._timers),
-            has_open_tasks=bool(self._open),
             may_hold_locks=end is not None and not end.trusted,
             continue_as_new=end.continue_as_new if end else None,
         )

@@ -8,35 +8,36 @@ activity out of the bundle. `dissolve` gives all others the rows that they would
 leases, and deletes the bundle: from then on it is as if there had never been one.
 
 Whoever needs the rows does that: a worker that gives activities back, or has had a bundle for a second, or
-does not know whether its last commit has come about; a rewind; the end of an execution whose history will go;
-who buries a dead worker; and the sweep, of bundles whose leases are over.
+does not know whether its last commit has come about; who rewinds, restarts or terminates an instance; who
+buries a dead worker; and the sweep, of bundles whose leases are over. For as long as a bundle has activities
+of an execution, its history stays.
 
-There is a row or a bundle for an activity, never both.
+There is a row or a bundle for an activity, never both. A turn that records results has their bundles locked
+while code of users runs, perhaps for long. Therefore nobody waits for a bundle but those who have locked its
+instances, in ascending order, and its worker in doubt.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import count
 from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 
 from durable_django.core.events import (
-    ExecutionTerminatedEvent,
     TaskCompletedEvent,
     TaskFailedEvent,
     TaskScheduledEvent,
 )
 from durable_django.models import ActivityBundle, ActivityTask, Instance
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import activities, clock, pipeline, rows
+from durable_django.store import activities, clock, rows
 from durable_django.store.activities import Leased, NewActivity, Recorded
 from durable_django.store.rows import any_of, table
 
@@ -56,8 +57,7 @@ _EVENT_FIELDS = (
     "attributes",
 )
 _SCHEDULED = rows.kind_of(TaskScheduledEvent)
-_TERMINATED = rows.kind_of(ExecutionTerminatedEvent)
-_KINDS = (_SCHEDULED, rows.kind_of(TaskCompletedEvent), rows.kind_of(TaskFailedEvent), _TERMINATED)
+_RESULTS = (rows.kind_of(TaskCompletedEvent), rows.kind_of(TaskFailedEvent))
 
 
 class Call(NamedTuple):
@@ -123,11 +123,11 @@ def strike(cursor: CursorWrapper, finished: Sequence[Leased]) -> None:
         cursor.execute(f"UPDATE {bundle} SET tasks = %s WHERE token = %s", [json.dumps(left), token])
 
 
-def _lock(cursor: CursorWrapper, tokens: Sequence[int]) -> set[int]:
+def _lock(cursor: CursorWrapper, tokens: Sequence[int], *, wait: bool = True) -> set[int]:
     """Lock bundles, and return which of them there are: others dissolve them only after this transaction."""
     vendor = cursor.db.vendor
     condition, parameters = any_of(vendor, "token", tokens)
-    lock = "" if vendor == "sqlite" else " FOR UPDATE"
+    lock = "" if vendor == "sqlite" else f" FOR UPDATE{'' if wait else ' SKIP LOCKED'}"
     cursor.execute(
         f"SELECT token FROM {table(ActivityBundle, vendor)} WHERE {condition} ORDER BY token{lock}",
         parameters,
@@ -135,42 +135,53 @@ def _lock(cursor: CursorWrapper, tokens: Sequence[int]) -> set[int]:
     return {token for (token,) in cursor.fetchall()}
 
 
-def dissolve(using: str, tokens: Sequence[int]) -> None:
-    """Give what has no result of these bundles rows of its own, under the same leases; delete the bundles."""
-    for token in sorted(tokens):
-        with transaction.atomic(using), connections[using].cursor() as cursor:
-            if not _lock(cursor, [token]):
-                continue
-            # Read by statements that begin after the lock: until then, its holder records results.
-            bundle = ActivityBundle.objects.using(using).get(token=token)
-            activities.add(
-                cursor,
-                list(_unrecorded(using, bundle)),
-                clock.from_orm(bundle.created_at),
-                worker=bundle.worker,
-                lease_until=clock.from_orm(bundle.visible_at),
-            )
-            rows.delete(cursor, ActivityBundle, "token", [token])
+def dissolve(
+    using: str, tokens: Iterable[int], *, wait: bool = False, lease_until: datetime | None = None
+) -> list[int]:
+    """Give what has no result of these bundles rows of its own, under the same leases; delete the bundles.
+
+    Returned are those that somebody has locked, unless ``wait``. ``lease_until`` is for the holder, whose
+    leases have been good for as long as it was held up.
+    """
+    return [token for token in sorted(tokens) if not _dissolve(using, token, wait, lease_until)]
 
 
-def dissolve_of_worker(using: str, worker: str) -> None:
-    """Dissolve all bundles of a worker."""
-    _dissolve_all(using, worker=worker)
+def _dissolve(using: str, token: int, wait: bool, lease_until: datetime | None) -> bool:
+    with transaction.atomic(using), connections[using].cursor() as cursor:
+        if not _lock(cursor, [token], wait=wait):
+            return not _bundles(using).filter(token=token).exists()
+        # Read by statements that begin after the lock: until then, its holder records results.
+        bundle = _bundles(using).get(token=token)
+        until = clock.from_orm(bundle.visible_at)
+        activities.add(
+            cursor,
+            list(_unrecorded(using, bundle)),
+            clock.from_orm(bundle.created_at),
+            worker=bundle.worker,
+            lease_until=until if lease_until is None else max(until, lease_until),
+        )
+        rows.delete(cursor, ActivityBundle, "token", [token])
+        return True
 
 
-def dissolve_of_executions(cursor: CursorWrapper, execution_ids: AbstractSet[str]) -> None:
-    """Dissolve the bundles that have activities of any of these executions."""
-    if not execution_ids:
-        return
-    using = cursor.db.alias
-    pipeline.leave(using)
-    bundles = _bundles(using).values_list("token", "tasks")
-    dissolve(using, [token for token, tasks in bundles if not execution_ids.isdisjoint(_executions(tasks))])
+def dissolve_of_worker(
+    using: str, worker: str, *, wait: bool = False, lease_until: datetime | None = None
+) -> bool:
+    """Dissolve all bundles of a worker, and tell whether none was locked."""
+    found = _bundles(using).filter(worker=worker)
+    return not dissolve(using, _tokens(found), wait=wait, lease_until=lease_until)
+
+
+def dissolve_of_executions(using: str, execution_ids: Collection[str]) -> None:
+    """Dissolve the bundles that have activities of any of these executions. The caller has locked these."""
+    wanted = set(execution_ids)
+    found = _bundles(using).values_list("token", "tasks")
+    dissolve(using, [token for token, tasks in found if not wanted.isdisjoint(_executions(tasks))], wait=True)
 
 
 def sweep(using: str) -> None:
     """Dissolve bundles whose leases are over: anybody may have their activities."""
-    _dissolve_all(using, visible_at__lte=clock.aware(clock.now()))
+    dissolve(using, _tokens(_bundles(using).filter(visible_at__lte=clock.aware(clock.now()))))
 
 
 def activities_of(using: str, instance: Instance) -> list[ActivityTask]:
@@ -198,8 +209,8 @@ def activities_of(using: str, instance: Instance) -> list[ActivityTask]:
     ]
 
 
-def _dissolve_all(using: str, **conditions: Any) -> None:
-    dissolve(using, list(_bundles(using).filter(**conditions).values_list("token", flat=True)))
+def _tokens(found: QuerySet[ActivityBundle]) -> list[int]:
+    return list(found.values_list("token", flat=True))
 
 
 def _bundles(using: str) -> QuerySet[ActivityBundle]:
@@ -215,58 +226,45 @@ def _executions(tasks: str) -> set[str]:
 
 
 def _unrecorded(using: str, bundle: ActivityBundle) -> Iterator[NewActivity]:
-    """Yield the activities of a bundle that are without a result, with their leases' tokens."""
+    """Yield the activities of a bundle that are without a result, with their leases' tokens.
+
+    A retry keeps its task id, but not the turn in which it is scheduled: a result belongs to what was
+    scheduled in an earlier turn.
+    """
     calls = _calls(bundle.tasks)
     instances = Instance.objects.using(using).in_bulk({call.instance for call in calls})
-    attempts = _open_attempts(using, calls)
+    results, scheduled = _results(using, calls), _scheduled(using, calls)
     tokens = count(bundle.token)
     for call in calls:
         for task_id in call.task_ids:
             token = next(tokens)
-            turn, event = attempts.get((call.instance, call.execution_id, task_id), (None, None))
-            if event is not None and turn == call.turn and call.instance in instances:
+            task = (call.instance, call.execution_id, task_id)
+            event = scheduled.get((*task, call.turn))
+            if event is not None and results.get(task, 0) <= call.turn and call.instance in instances:
                 new = NewActivity.called(instances[call.instance], event, token)
                 yield new._replace(execution_id=call.execution_id)  # The instance may have started over.
 
 
-_Task = tuple[int, str, int | None]
-
-
-def _open_attempts(using: str, calls: Sequence[Call]) -> dict[_Task, tuple[int, TaskScheduledEvent]]:
-    """Return what these executions have scheduled and not heard of: the turn, and the event.
-
-    A retry keeps its task id, but not the turn in which it was scheduled. Whoever terminates an execution
-    drops what it has called.
-    """
-    history = HistoryRow.objects.using(using).filter(
-        instance__in={call.instance for call in calls},
-        execution_id__in={call.execution_id for call in calls},
-        turn__gte=min(call.turn for call in calls),
-        kind__in=_KINDS,
+def _history(using: str, calls: Sequence[Call]) -> QuerySet[HistoryRow]:
+    return HistoryRow.objects.using(using).filter(
+        instance__in={call.instance for call in calls}, execution_id__in={call.execution_id for call in calls}
     )
-    attempts: dict[_Task, tuple[int, TaskScheduledEvent]] = {}
-    terminated: set[str] = set()
-    fields = (
-        "instance_id",
-        "execution_id",
-        "turn",
-        "kind",
-        "task_id",
-        "timestamp",
-        "name",
-        "data",
-        "attributes",
-    )
-    for instance, execution_id, turn, kind, task_id, timestamp, *columns in history.order_by(
-        "instance", "sequence"
-    ).values_list(*fields):
-        task = (instance, execution_id, task_id)
-        if kind == _SCHEDULED:
-            event = rows.event_from_columns(clock.from_orm(timestamp), kind, task_id, *columns)
-            assert isinstance(event, TaskScheduledEvent)
-            attempts[task] = turn, event
-        elif kind == _TERMINATED:
-            terminated.add(execution_id)
-        else:
-            attempts.pop(task, None)
-    return {task: attempt for task, attempt in attempts.items() if task[1] not in terminated}
+
+
+def _results(using: str, calls: Sequence[Call]) -> dict[Any, int]:
+    """Return the turns of the last results of these instances' tasks: by instance, execution and task."""
+    after = _history(using, calls).filter(kind__in=_RESULTS, turn__gt=min(call.turn for call in calls))
+    found = after.order_by().values_list("instance_id", "execution_id", "task_id")
+    return {tuple(task): turn for *task, turn in found.annotate(last=Max("turn"))}
+
+
+def _scheduled(using: str, calls: Sequence[Call]) -> dict[Any, TaskScheduledEvent]:
+    """Return what these turns have scheduled: by instance, execution, task and turn."""
+    turns = {call.turn for call in calls}
+    found = _history(using, calls).filter(kind=_SCHEDULED, turn__in=turns).values_list(*_EVENT_FIELDS)
+    scheduled: dict[Any, TaskScheduledEvent] = {}
+    for instance, execution_id, turn, timestamp, kind, task_id, *columns in found:
+        event = rows.event_from_columns(clock.from_orm(timestamp), kind, task_id, *columns)
+        assert isinstance(event, TaskScheduledEvent)
+        scheduled[instance, execution_id, task_id, turn] = event
+    return scheduled

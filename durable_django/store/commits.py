@@ -51,6 +51,9 @@ class Moved(NamedTuple):
         return self.outcome.status is not OrchestrationStatus.RUNNING or self.instance.is_pending
 
 
+_Called = tuple[Claimed, events.TaskScheduledEvent]
+
+
 @dataclass(slots=True)
 class Committed:
     """What follows from a batch once it is committed.
@@ -91,7 +94,8 @@ class Batch:
         self._lessor = lessor
         self._stamped = now, clock.to_database(self._using, now)
         self._moved: list[Moved] = []
-        self._own: list[tuple[Claimed, events.TaskScheduledEvent]] = []
+        self._own: list[_Called] = []
+        self._handed_on: list[_Called] = []
         self._activities: list[NewActivity] = []
         self._timers: list[tuple[Any, ...]] = []
         self._children: list[NewInstance] = []
@@ -107,7 +111,6 @@ class Batch:
         self._cancelled: list[tuple[int, int]] = []
         self._starts: list[NewStart] = []
         self._over: dict[int, str] = {}
-        self._left_open: set[str] = set()
         self._result = Committed()
 
     def add(self, moved: Moved) -> None:
@@ -121,7 +124,7 @@ class Batch:
             self._cancelled.extend((instance.pk, task_id) for task_id in stored)
         for event in outcome.events if moved.decisions is None else moved.decisions:
             if type(event) in SCHEDULING_EVENTS:
-                self._schedule(instance, outcome, event)
+                self._schedule(moved, event)
         if moved.postponed:
             self._starts.append(NewStart.postponing(instance, moved.postponed))
         if outcome.status is OrchestrationStatus.RUNNING:
@@ -140,7 +143,6 @@ class Batch:
         self._delete_timers()
         inbox.delete(cursor, self._carriers)
         self._lease_own()
-        bundles.dissolve_of_executions(self._cursor, self._left_open)  # Their histories will not last.
         activities.add(cursor, self._activities, self._now)
         rows.insert(cursor, Timer, _TIMER_FIELDS, self._timers)
         self._create_children()
@@ -163,10 +165,11 @@ class Batch:
             for sequence, event in enumerate(moved.outcome.events, instance.next_sequence):
                 yield key, execution_id, sequence, timestamp, turn, *rows.event_columns(event)
 
-    def _schedule(self, instance: Claimed, outcome: TurnOutcome, event: events.HistoryEvent) -> None:
+    def _schedule(self, moved: Moved, event: events.HistoryEvent) -> None:
+        instance, outcome = moved.instance, moved.outcome
         match event:
             case events.TaskScheduledEvent():
-                self._schedule_activity(instance, event)
+                self._schedule_activity(moved, event)
             case events.TimerCreatedEvent():
                 is_cancelled = event.event_id in outcome.cancelled_timers
                 if not is_cancelled and outcome.status is OrchestrationStatus.RUNNING:
@@ -182,10 +185,11 @@ class Batch:
                 if operation is not None:
                     self._operations.append(operation)
 
-    def _schedule_activity(self, instance: Claimed, event: events.TaskScheduledEvent) -> None:
-        lessor = self._lessor
+    def _schedule_activity(self, moved: Moved, event: events.TaskScheduledEvent) -> None:
+        instance, lessor = moved.instance, self._lessor
         if lessor is not None and lessor.take(event.queue or instance.queue, event.name, instance.version):
-            self._own.append((instance, event))
+            # Among decisions of their own are calls of an earlier turn: a bundle has those of one.
+            (self._own if moved.decisions is None else self._handed_on).append((instance, event))
         else:
             self._result.unleased = True
             self._activities.append(NewActivity.called(instance, event))
@@ -272,8 +276,6 @@ class Batch:
         )
         self._timerless.append(instance.pk)
         self._over[instance.pk] = instance.execution_id
-        if outcome.has_open_tasks:
-            self._left_open.add(instance.execution_id)
         self._starts.append(NewStart.following(instance, execution_id, following))
 
     # ---------------------------------------------------------------- the batch
@@ -281,22 +283,25 @@ class Batch:
     def _lease_own(self) -> None:
         """Lease to this worker what it is to run itself: many in a bundle, few in rows of their own."""
         lessor, own = self._lessor, self._own
-        if lessor is None or not own:
+        if lessor is None:
             return
-        tokens: Iterable[int]
-        if lessor.bundles and len(own) >= bundles.LEAST:
-            bundle = bundles.add(
-                self._cursor, self._calls(), self._now, worker=lessor.worker, lease_until=lessor.until
-            )
-            tokens = range(bundle, bundle + len(own))
-        else:
-            bundle = None
-            tokens = [activities.new_token() for _ in own]
-            new = [NewActivity.called(*called, token) for called, token in zip(own, tokens, strict=True)]
-            activities.add(self._cursor, new, self._now, worker=lessor.worker, lease_until=lessor.until)
-        self._result.leased = [
-            Leased.called(token, *called, self._now, bundle)
-            for called, token in zip(own, tokens, strict=True)
+        if not lessor.bundles or len(own) < bundles.LEAST:
+            self._lease_rows(lessor, own + self._handed_on)
+            return
+        bundle = bundles.add(
+            self._cursor, self._calls(), self._now, worker=lessor.worker, lease_until=lessor.until
+        )
+        self._result.leased += [
+            Leased.called(token, *called, self._now, bundle) for token, called in enumerate(own, bundle)
+        ]
+        self._lease_rows(lessor, self._handed_on)
+
+    def _lease_rows(self, lessor: Lessor, own: Sequence[_Called]) -> None:
+        tokens = [activities.new_token() for _ in own]
+        new = [NewActivity.called(*called, token) for called, token in zip(own, tokens, strict=True)]
+        activities.add(self._cursor, new, self._now, worker=lessor.worker, lease_until=lessor.until)
+        self._result.leased += [
+            Leased.called(token, *called, self._now) for called, token in zip(own, tokens, strict=True)
         ]
 
     def _calls(self) -> list[Call]:

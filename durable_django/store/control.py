@@ -25,7 +25,7 @@ from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Message, MessageKind
 from durable_django.signals import orchestration_terminated
-from durable_django.store import clock, families, inbox, instances, operations, rows, wakeup
+from durable_django.store import bundles, clock, families, inbox, instances, operations, rows, wakeup
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
@@ -143,6 +143,7 @@ def restart(using: str, instance_id: str, *, with_new_id: bool = False) -> str:
                 instances.add(cursor, [new], now)
                 instance_id = new.instance_id
             else:
+                bundles.dissolve_of_executions(using, [instance.execution_id])
                 instances.delete_work(cursor, [instance.pk])
                 _start_over(using, instance, now)
         wakeup.announce_work(using)
@@ -282,6 +283,7 @@ def _terminate(
         ended.append((instance, events.ExecutionTerminatedEvent(-1, now, output, recursive)))
     record(cursor, ended)
     rows.update(cursor, Instance, _TERMINATED_FIELDS, [_ended(using, *end, output) for end in ended])
+    bundles.dissolve_of_executions(using, [instance.execution_id for instance in live])
     instances.delete_work(cursor, [instance.pk for instance in live])
     held = operations.of_open_sections(cursor, {instance.pk: instance.execution_id for instance in live})
     operations.add(cursor, held, clock.now())

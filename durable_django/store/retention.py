@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
-from durable_django.models import HistoryEvent, Instance, InstanceStatus, Message, Timer
+from durable_django.models import ActivityBundle, HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import rows
 from durable_django.store.rows import table
 
@@ -18,15 +18,19 @@ _ACTIVE = (InstanceStatus.RUNNING.value, InstanceStatus.PENDING.value, InstanceS
 def forget_executions(cursor: CursorWrapper, kept: Mapping[int, str]) -> None:
     """Delete the history of all past executions of these instances but the one that is ``kept``.
 
-    What starts over for years would fill the table; its last execution is there for people to look at.
+    What starts over for years would fill the table; its last execution is there for people to look at. Those
+    that bundles have activities of are needed once more.
     """
     if not kept:
         return
     vendor = cursor.db.vendor
     condition, parameters = rows.any_of(vendor, "instance_id", sorted(kept))
     execution_in, executions = rows.any_of(vendor, "execution_id", sorted(kept.values()))
+    history, bundle = table(HistoryEvent, vendor), table(ActivityBundle, vendor)
+    position = "strpos" if vendor == "postgresql" else "instr"
     cursor.execute(
-        f"DELETE FROM {table(HistoryEvent, vendor)} WHERE {condition} AND NOT {execution_in}",
+        f"DELETE FROM {history} WHERE {condition} AND NOT {execution_in} AND NOT EXISTS"
+        f" (SELECT 1 FROM {bundle} b WHERE {position}(b.tasks, {history}.execution_id) > 0)",
         [*parameters, *executions],
     )
 

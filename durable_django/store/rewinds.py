@@ -83,6 +83,9 @@ def rewind(using: str, instance_id: str, reason: str | None = None) -> None:
         root, *descendants = family
         if root.status != InstanceStatus.FAILED:
             control.raise_conflict(root, "rewound", "FAILED")
+        # What they still run needs its rows, and is told by the histories as they are.
+        failed = [instance for instance in family if instance.status == InstanceStatus.FAILED]
+        bundles.dissolve_of_executions(using, [instance.execution_id for instance in failed])
         with connections[using].cursor() as cursor:
             _Rewind(cursor, descendants, reason).rewind(root)
         wakeup.announce_work(using)
@@ -106,7 +109,6 @@ class _Rewind:
 
     def rewind(self, instance: Instance) -> None:
         """Rewind one failed instance and those of its children that its open tasks wait for."""
-        bundles.dissolve_of_executions(self._cursor, {instance.execution_id})  # By its history as it is.
         old, instance.execution_id = instance.execution_id, new_execution_id()
         rewound = self._copy_history(instance, old)
         self._withdraw_operations(instance, old)

@@ -134,7 +134,8 @@ def bury_dead(using: str, silence: timedelta) -> int:
             silent = now - clock.from_orm(worker.last_heartbeat_at) > silence
             if not silent and not _is_gone(worker):
                 continue
-            bundles.dissolve_of_worker(using, worker.identity)
+            if not bundles.dissolve_of_worker(using, worker.identity):
+                continue  # Something of it is still at work on the database: next time.
             activities.release_of(using, worker.identity)
             if worker.suspect_id is not None:
                 Instance.objects.using(using).filter(pk=worker.suspect_id).update(tries=F("tries") + 1)

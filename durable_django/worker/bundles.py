@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from durable_django.store import activities, bundles
+from durable_django.conf import settings
+from durable_django.store import activities, bundles, clock
 from durable_django.store.activities import Leased
 
 LONGEST_SECONDS = 1.0
@@ -17,6 +19,7 @@ LONGEST_SECONDS = 1.0
 
 @dataclass(slots=True)
 class _Held:
+    size: int
     left: int
     since: float
 
@@ -24,7 +27,8 @@ class _Held:
 class Bundles:
     """Keeps count of one worker's bundles. Thread-safe: turns empty them, and upkeep dissolves them.
 
-    Whether a bundle is still there only its row says; a count that is wrong costs a row until the sweep.
+    Whether a bundle is still there only its row says; a count that is wrong costs a row until the sweep. What
+    a turn has locked is left for the next time: it may last, and signs of life must not wait for it.
     """
 
     def __init__(self, using: str, worker: str) -> None:
@@ -32,13 +36,14 @@ class Bundles:
         self._worker = worker
         self._lock = threading.Lock()
         self._held: dict[int, _Held] = {}
+        self._returned: list[int] = []
 
     def open(self, leased: Iterable[Leased]) -> None:
         """Count activities that were leased in a bundle: they are committed, and have not begun."""
         counts = _counts(leased)
         now = time.monotonic()
         with self._lock:
-            self._held |= {token: _Held(count, now) for token, count in counts.items()}
+            self._held |= {token: _Held(count, count, now) for token, count in counts.items()}
 
     def emptied_by(self, finished: Iterable[Leased]) -> list[int]:
         """Return the bundles that have no activities left but these."""
@@ -59,25 +64,40 @@ class Bundles:
                         del self._held[token]
 
     def dissolve(self, after: float = 0.0) -> None:
-        """Dissolve the bundles that have been held for ``after`` seconds."""
+        """Dissolve the bundles that have been held for ``after`` seconds, but for those that are locked."""
         since = time.monotonic() - after
         with self._lock:
             tokens = [token for token, held in self._held.items() if held.since <= since]
-        bundles.dissolve(self._using, tokens)
-        self._forget(tokens)
+        if tokens:
+            locked = bundles.dissolve(self._using, tokens, lease_until=_lease_end())
+            self._forget(token for token in tokens if token not in locked)
 
     def dissolve_all(self) -> None:
         """Dissolve all bundles that the tables have of this worker, those of doubtful commits included."""
         with self._lock:
             tokens = list(self._held)
-        bundles.dissolve_of_worker(self._using, self._worker)
+        bundles.dissolve_of_worker(self._using, self._worker, wait=True, lease_until=_lease_end())
         self._forget(tokens)
 
-    def give_back(self, tokens: Sequence[int]) -> None:
-        """Give back activities that have not begun: by the tokens of their leases, bundled or not."""
-        if tokens:
+    def give_back(self, tokens: Iterable[int] = ()) -> None:
+        """Give back activities that have not begun, by the tokens of their leases, bundled or not.
+
+        What is in a bundle that is locked is given back when this is called the next time.
+        """
+        with self._lock:
+            returned, self._returned = [*self._returned, *tokens], []
+        if not returned:
+            return
+        try:
             self.dissolve()
-            activities.release(self._using, tokens)
+            with self._lock:
+                held = [range(token, token + one.size) for token, one in self._held.items()]
+            bundled = {token for token in returned if any(token in tokens for tokens in held)}
+            activities.release(self._using, [token for token in returned if token not in bundled])
+            returned = list(bundled)
+        finally:
+            with self._lock:
+                self._returned += returned
 
     def _forget(self, tokens: Iterable[int]) -> None:
         with self._lock:
@@ -87,3 +107,7 @@ class Bundles:
 
 def _counts(leased: Iterable[Leased]) -> Counter[int]:
     return Counter([one.bundle for one in leased if one.bundle is not None])
+
+
+def _lease_end() -> datetime:
+    return clock.now() + timedelta(seconds=settings.LEASE_SECONDS)

@@ -46,10 +46,10 @@ class Feed:
 
     @property
     def unseen(self) -> list[Found]:
-        """The results that do not get into its history: of an execution before it, or at its end."""
-        outcome, execution_id = self.outcome, self.instance.execution_id
+        """The results that the execution's end has kept out of its history."""
+        outcome = self.outcome
         if outcome is None or outcome.status is OrchestrationStatus.RUNNING:
-            return [found for found in self.found if found.execution_id != execution_id]
+            return []
         seen = set(map(id, outcome.events))
         return [found for found in self.found if id(found.event) not in seen]
 

@@ -315,7 +315,7 @@ class TurnLoop:
             results.setdefault(result.leased.instance, []).append(result)
         keys = work.keys | set(results)
         if work.looks:
-            keys |= self._processor.peek(work.starts)
+            keys |= self._processor.intake.peek(work.starts)
         for key in sorted(keys):
             self._note(key)
             report = self._move_alone(key, results.get(key, ()))

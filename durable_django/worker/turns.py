@@ -11,12 +11,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import chain
 
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
@@ -24,11 +23,9 @@ from durable_django.core.errors import FailureDetails
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
-from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, version_mismatch
+from durable_django.core.versioning import VersioningOptions, version_mismatch
 from durable_django.store import (
-    activities,
     bundles,
-    claims,
     clock,
     failures,
     inbox,
@@ -37,7 +34,6 @@ from durable_django.store import (
     rows,
     wakeup,
 )
-from durable_django.store.activities import Leased, Recorded
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Batch, Lessor, Moved
 from durable_django.store.inbox import Arrived, NewMessage
@@ -47,17 +43,11 @@ from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
 from durable_django.worker.feeds import Feed, Found, Results
 from durable_django.worker.guard import no_queries
+from durable_django.worker.intake import SMALL_BATCH, Intake, lease_end
 from durable_django.worker.local import LocalActivities
-from durable_django.worker.slots import Slots
 from durable_django.worker.work import Report, Work
 
 logger = logging.getLogger("durable_django.worker")
-
-HISTORY_ROWS = 20_000
-"""About how many rows of history one transaction reads after cache misses."""
-
-SMALL_BATCH = 8
-"""Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
 
 
 PART_INSTANCES = 200
@@ -81,19 +71,32 @@ class TurnProcessor:
     ) -> None:
         self.using = using
         self.options = options
-        self.scope = scope
         self.worker = worker
         self.cache = ExecutionCache(settings.CACHE_EXECUTIONS)
+        self.intake = Intake(
+            using,
+            options,
+            scope,
+            self.cache,
+            worker=worker,
+            versioning=versioning,
+            batch_instances=batch_instances or settings.BATCH_INSTANCES,
+            bundles=bundles,
+        )
         self._versioning = versioning
-        self._batch_instances = batch_instances or settings.BATCH_INSTANCES
         self._bundles = bundles
         self._watch = watch
         self._local = LocalActivities(using, options, worker, watch)
         self._fed: list[Feed] = []
+        self._outdated: list[Found] = []
         self._moving: set[int] = set()
         self._last_errors: dict[int, Exception] = {}
-        self._last_scanned = 0
         self._is_in_doubt = False
+
+    @property
+    def scope(self) -> Scope:
+        """What this worker serves, without the versions that it has found to be others' to move."""
+        return self.intake.scope
 
     def run(self, work: Work) -> Report:
         """Move what is ready; if the batch fails, one by one, so that one bad instance stops no other.
@@ -104,7 +107,7 @@ class TurnProcessor:
 
         Nothing is lost when it raises: hand the results in again.
         """
-        if (expected := self._expected(work)) is not None:
+        if (expected := self.intake.expected(work)) is not None:
             try:
                 return self._commit(work, expected=expected)
             except Exception:
@@ -113,10 +116,12 @@ class TurnProcessor:
         try:
             return self._commit(work)
         except Exception as error:
+            self.doubt()
             keys = self._forget() | work.keys
             if not (keys or work.results) or _is_away(self.using, error):
                 raise
             logger.warning("A batch of %s turns is tried again one by one", len(keys), exc_info=True)
+        self.settle()
         return self._one_by_one(work, keys)
 
     def run_alone(self, key: int, results: Sequence[ActivityResult] = (), slots: int = 0) -> Report:
@@ -128,6 +133,7 @@ class TurnProcessor:
         try:
             report = self._commit(Work(results, {key}, slots=slots, lease_new=slots > 0), alone=True)
         except Exception as error:
+            self.doubt()
             self._forget()
             if _is_away(self.using, error):
                 raise
@@ -139,14 +145,6 @@ class TurnProcessor:
             return Report(alone={key}, lost_results=list(results))
         self._last_errors.pop(key, None)
         return report
-
-    def peek(self, starts: int) -> set[int]:
-        """Return instances that are ready, without moving them; ``starts`` bounds the pending ones."""
-        work = Work(scan=True, starts=starts)
-        with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
-            return {
-                instance.pk for instance in self._scan(cursor, work, clock.now(), self._batch_instances)()
-            }
 
     def doubt(self) -> None:
         """Say that nobody knows whether results which will be handed in again have been committed.
@@ -163,25 +161,13 @@ class TurnProcessor:
 
     # ---------------------------------------------------------------- a batch
 
-    def _expected(self, work: Work) -> Claimed | None:
-        """Return the one instance that there is a result for, if it is known how its last turn has left it.
-
-        Then the code may run, and all be sent in one exchange, before it is known whether that still holds.
-        """
-        if len(work.results) != 1 or work.keys or work.looks or work.claim_activities:
-            return None
-        leased = work.results[0].leased
-        if leased.bundle is not None or not pipeline.is_possible(self.using):
-            return None
-        instance = self.cache.instance(leased.instance)
-        return instance if instance is not None and instance.execution_id == leased.execution_id else None
-
     def _commit(self, work: Work, *, alone: bool = False, expected: Claimed | None = None) -> Report:
         report = Report()
         self._fed = []
+        self._outdated = []
         self._moving = set()
-        count = len(work.results) + len(work.keys) + (self._last_scanned if work.looks else 0)
-        with pipeline.begin(self.using, small=count <= SMALL_BATCH and not alone) as cursor:
+        is_small = not alone and self.intake.is_small(work)
+        with pipeline.begin(self.using, small=is_small) as cursor:
             self._move(cursor, work, report, alone=alone, expected=expected)
             report.is_announced = wakeup.announce_within(cursor, report.changed)
         self._keep(report)
@@ -194,18 +180,20 @@ class TurnProcessor:
         self, cursor: CursorWrapper, work: Work, report: Report, *, alone: bool, expected: Claimed | None
     ) -> None:
         now = clock.now()
-        slots = self._slots(work)
+        slots = self.intake.slots(work)
         if expected is not None:
-            claimed, movable, arrived, results = self._take_expected(cursor, work, expected)
+            taken = self.intake.take_expected(cursor, work, expected)
         else:
-            claimed, movable, arrived, results = self._take(cursor, work, slots, now, report, alone=alone)
+            taken = self.intake.take(cursor, work, slots, now, report, alone=alone)
+        claimed, arrived, results = taken.claimed, taken.arrived, taken.results
+        self._moving = {instance.pk for instance in taken.movable}
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         leases_new = work.lease_new and not report.more_activities
         may_bundle = self._bundles is not None
-        lessor = Lessor(self.worker, _lease_end(now), slots.take, may_bundle) if leases_new else None
+        lessor = Lessor(self.worker, lease_end(now), slots.take, may_bundle) if leases_new else None
         batch = Batch(cursor, now, lessor)
         own = alone or len(claimed) == 1
-        for instance in movable:
+        for instance in taken.movable:
             inbox_of = arrived.get(instance.pk) or Arrived()
             if inbox_of.postponed and not own:
                 del arrived[instance.pk]
@@ -229,154 +217,19 @@ class TurnProcessor:
         report.leased += report.committed.leased
         self._reset_tries(report.moved)
 
-    def _take(
-        self, cursor: CursorWrapper, work: Work, slots: Slots, now: datetime, report: Report, *, alone: bool
-    ) -> tuple[list[Claimed], list[Claimed], dict[int, Arrived], Results]:
-        """Return what is locked, what of it is to be moved, what has arrived for it, and the results."""
-        keys = work.keys.union(result.leased.instance for result in work.results)
-        # Asked for together, read one by one: in a pipeline that is one exchange.
-        recorded = self._record(cursor, [result.leased for result in work.results])
-        locked = claims.ask_keys(cursor, keys)
-        room = max(0, self._batch_instances - len(keys))
-        scanned = self._scan(cursor, work, now, room)
-        arrivals = None if work.looks else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
-        results = self._found(work.results, recorded())
-        found = scanned()
-        claimed = list({instance.pk: instance for instance in locked() + found}.values())
-        if work.looks:
-            self._last_scanned = len(found)
-            # Below its limits it has seen all: to look again at once would only delay the results to come.
-            report.is_full = len(found) >= min(work.starts, room)
-        report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
-        movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
-        movable = self._within_budget(movable, report)
-        self._moving = {instance.pk for instance in movable}
-        if arrivals is None:
-            receivers = sorted(instance.pk for instance in movable if instance.may_have_messages)
-            arrivals = inbox.ask(cursor, receivers, now, settings.BATCH_EVENTS)
-        next_due = claims.ask_next_due(cursor, now) if work.scan and not found else None
-        if work.claim_activities:
-            self._claim_activities(cursor, slots, now, report)
-        if next_due is not None:
-            report.next_due = next_due()
-        return claimed, movable, arrivals(movable), results
-
-    def _take_expected(
-        self, cursor: CursorWrapper, work: Work, instance: Claimed
-    ) -> tuple[list[Claimed], list[Claimed], dict[int, Arrived], Results]:
-        """Do what `_take` does without waiting for any answer: a mistake fails the commit."""
-        (result,) = work.results
-        activities.expect(cursor, result.leased.token)
-        claims.expect(cursor, instance)
-        self._moving = {instance.pk}
-        found = Found(result.event(result.leased.task_id), instance.execution_id, result.leased)
-        return [instance], [instance], {}, {instance.pk: [found]}
-
-    def _record(self, cursor: CursorWrapper, finished: Sequence[Leased]) -> Callable[[], Sequence[Recorded]]:
-        """Take finished activities out of the tables; what is returned gives those that were still ours."""
-        if self._bundles is None or all(leased.bundle is None for leased in finished):
-            return activities.record(cursor, [leased.token for leased in finished])
-        recorded = bundles.record(cursor, finished, self._bundles.emptied_by(finished))
-        return lambda: recorded
-
-    def _slots(self, work: Work) -> Slots:
-        registered = self.options.registry.activities.values()
-        async_names = frozenset(activity.name for activity in registered if activity.is_async)
-        return Slots(work.slots, work.async_slots, self.scope.activities, async_names)
-
-    @staticmethod
-    def _found(results: Sequence[ActivityResult], recorded: Sequence[Recorded]) -> Results:
-        """Return the events of those results whose rows were still ours, by instance."""
-        rows_by_token = {row.token: row for row in recorded}
-        found: Results = {}
-        for result in results:
-            row = rows_by_token.get(result.leased.token)
-            if row is None:
-                logger.warning(
-                    "%s: the result of activity %r (#%s) is dropped: its lease is over",
-                    result.leased.instance_id,
-                    result.leased.name,
-                    result.leased.task_id,
-                )
-                continue
-            event = result.event(row.task_id)
-            found.setdefault(row.instance, []).append(Found(event, row.execution_id, result.leased))
-        return found
-
-    def _scan(
-        self, cursor: CursorWrapper, work: Work, now: datetime, room: int
-    ) -> Callable[[], list[Claimed]]:
-        served = self.scope.orchestrations
-        ready = claims.ask_ready(cursor, served, now, room if work.scan else 0)
-        if pipeline.is_open(cursor):
-            # In one exchange: the few that a small batch has will not be twice as many as a large one may.
-            pending = claims.ask_pending(cursor, served, now, min(work.starts, room))
-            return lambda: ready() + pending()
-        found = ready()
-        pending = claims.ask_pending(cursor, served, now, min(work.starts, room - len(found)))
-        return lambda: found + pending()
-
-    def _claim_activities(self, cursor: CursorWrapper, slots: Slots, now: datetime, report: Report) -> None:
-        asked = [
-            (count, activities.ask_due(cursor, served, self.worker, now, _lease_end(now), count))
-            for served, count in slots.left()
-        ]
-        for count, leased in asked:
-            report.more_activities |= len(found := leased()) == count
-            report.leased += found
-        for activity in report.leased:
-            slots.count(activity.name)
-
-    def _is_movable(self, instance: Claimed, now: datetime, report: Report, *, alone: bool) -> bool:
-        if not instance.is_active or not self._serves(instance):
-            return False
-        if instance.is_pending and instance.start_at > now:
-            return False
-        if instance.tries and not alone:
-            report.alone.add(instance.pk)
-            return False
-        return True
-
-    def _serves(self, instance: Claimed) -> bool:
-        served = self.scope.orchestrations
-        if not served.takes(instance.queue, instance.name, instance.version):
-            return False
-        versioning = self._versioning
-        if versioning is None or versioning.failure_strategy is VersionFailureStrategy.FAIL:
-            return True
-        if version_mismatch(versioning, instance.version) is None:
-            return True
-        # Left to another worker, here and, from now on, by the claim itself.
-        rejected = served.rejected_versions | {instance.version}
-        orchestrations = replace(served, rejected_versions=rejected)
-        self.scope = replace(self.scope, orchestrations=orchestrations)
-        return False
-
-    def _within_budget(self, movable: list[Claimed], report: Report) -> list[Claimed]:
-        """Leave to the next batch what would have to read too much history in this one."""
-        taken: list[Claimed] = []
-        to_read = 0
-        for instance in movable:
-            if not self.cache.has(instance.pk, instance.execution_id, instance.next_sequence):
-                to_read += instance.next_sequence
-            if taken and to_read > HISTORY_ROWS:
-                report.again.add(instance.pk)
-            else:
-                taken.append(instance)
-        return taken
-
     # ---------------------------------------------------------------- the code
 
     def _prepare(self, instance: Claimed, arrived: Arrived, found: list[Found], now: datetime) -> None:
         """Bring an instance that has something to do to where its history ends."""
-        for result in found:
-            if result.execution_id == instance.execution_id:
-                arrived.add(result.event)
+        current = [result for result in found if result.execution_id == instance.execution_id]
+        self._outdated += [result for result in found if result.execution_id != instance.execution_id]
+        for result in current:
+            arrived.add(result.event)
         if instance.is_pending:
             arrived.lead(inbox.started(instance, instance.input, now))
         elif not arrived.events and not arrived.goes_on:
             return
-        self._fed.append(Feed(instance, arrived, self._execution(instance), found))
+        self._fed.append(Feed(instance, arrived, self._execution(instance), current))
 
     def _feed(self, feeds: Sequence[Feed], now: datetime) -> None:
         """Run the code of all that is prepared."""
@@ -466,7 +319,7 @@ class TurnProcessor:
             messages += [NewMessage(key, event, execution_id, held) for event, execution_id, _ in found]
         inbox.add(cursor, messages, now)
         unseen = [one for feed in self._fed for one in feed.unseen]
-        bundles.strike(cursor, [one.leased for one in chain(unseen, *results.values())])
+        bundles.strike(cursor, [one.leased for one in chain(unseen, self._outdated, *results.values())])
 
     def _reset_tries(self, moved: Sequence[Moved]) -> None:
         survivors = [entry.instance.pk for entry in moved if entry.instance.tries]
@@ -516,10 +369,6 @@ def _as_left(feed: Feed, next_sequence: int) -> Claimed:
         custom_status=outcome.custom_status if outcome.sets_custom_status else instance.custom_status,
         input=None,
     )
-
-
-def _lease_end(now: datetime) -> datetime:
-    return now + timedelta(seconds=settings.LEASE_SECONDS)
 
 
 def _is_away(using: str, error: Exception) -> bool:

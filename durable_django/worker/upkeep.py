@@ -166,8 +166,12 @@ class Upkeep:
             self.note(slow.pk)
 
     def _keep_up(self) -> None:
+        self._show_signs()  # First: nothing that fails below shall cost them.
         self._bundles.dissolve(after=LONGEST_SECONDS)
         self._bundles.give_back(self._pool.give_back_overdue())
+
+    def _show_signs(self) -> None:
+        """Keep leases and signs of life, and look after those of others, if it is time."""
         has_news = self._tend() or self._called.is_set()
         if time.monotonic() < self._beat_at and not has_news:
             return

@@ -333,6 +333,7 @@ class _Running:
         self._outbox.stop()
         self._wakeups.close()
         self._write_last(self._bundles.dissolve)
+        self._write_last(self._bundles.give_back)
         self._write_last(lambda: workers.remove(self._using, self.identity))
         wakeup.hub(self._using).work()
 

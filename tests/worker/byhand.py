@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections, transaction
 
@@ -29,6 +29,8 @@ from tests.factories import history_of
 
 USING = "default"
 _MOST_STEPS = 200
+_PATIENCE_SECONDS = 10.0
+T = TypeVar("T")
 _STEERED = (events.ExecutionSuspendedEvent, events.ExecutionResumedEvent, events.ExecutionTerminatedEvent)
 
 
@@ -150,6 +152,27 @@ def output(instance_id: str) -> Any:
     found = instance(instance_id)
     assert found.status == InstanceStatus.COMPLETED, (found.get_status_display(), found.failure)
     return None if found.output is None else json.loads(found.output)
+
+
+def elsewhere(code: Callable[[], T]) -> T:
+    """Run code in another thread, on a connection of its own, as another process would; it must not block."""
+    outcome: list[T | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(code())
+        except BaseException as error:  # noqa: BLE001 - raised in the test's thread
+            outcome.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_SECONDS)
+    assert not thread.is_alive(), "it is blocked"
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 @contextmanager

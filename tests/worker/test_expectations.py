@@ -128,7 +128,7 @@ def test_a_step_waits_for_the_server_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("length", [1, 2, 10])
 def test_it_comes_to_its_end_by_expectations_alone(length: int) -> None:
     hand = begin(chain, length)
-    with patch.object(hand.processor, "_take", side_effect=AssertionError("not expected")):
+    with patch.object(hand.processor.intake, "take", side_effect=AssertionError("not expected")):
         go_on(hand)
     assert output("flow") == 2**length
     assert len(results_of("flow")) == length
@@ -304,7 +304,7 @@ def test_nothing_is_expected_of_what_is_not_in_the_cache() -> None:
     hand = begin()
     hand.processor.cache.clear()
     (result,) = [hand.loop._results.popleft()]
-    assert hand.processor._expected(Work([result])) is None
+    assert hand.processor.intake.expected(Work([result])) is None
     hand.loop.deliver(result)
     go_on(hand)
     assert output("flow") == 8
