@@ -68,6 +68,8 @@ class Intake:
         self._batch_instances = batch_instances
         self._bundles = bundles
         self._last_scanned = 0
+        self.moving: set[int] = set()
+        """The keys of what the batch moves, as soon as that is known: to read what has arrived may fail."""
 
     def is_small(self, work: Work) -> bool:
         """Tell whether a batch will probably have few instances."""
@@ -122,6 +124,7 @@ class Intake:
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
         movable = self._within_budget(movable, report)
+        self.moving = {instance.pk for instance in movable}
         if arrivals is None:
             receivers = sorted(instance.pk for instance in movable if instance.may_have_messages)
             arrivals = inbox.ask(cursor, receivers, now, settings.BATCH_EVENTS)
@@ -137,6 +140,7 @@ class Intake:
         (result,) = work.results
         activities.expect(cursor, result.leased.token)
         claims.expect(cursor, instance)
+        self.moving = {instance.pk}
         found = Found(result.event(result.leased.task_id), instance.execution_id, result.leased)
         return Taken([instance], [instance], {}, {instance.pk: [found]})
 

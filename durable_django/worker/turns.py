@@ -89,7 +89,6 @@ class TurnProcessor:
         self._local = LocalActivities(using, options, worker, watch)
         self._fed: list[Feed] = []
         self._outdated: list[Found] = []
-        self._moving: set[int] = set()
         self._last_errors: dict[int, Exception] = {}
         self._is_in_doubt = False
 
@@ -165,7 +164,7 @@ class TurnProcessor:
         report = Report()
         self._fed = []
         self._outdated = []
-        self._moving = set()
+        self.intake.moving = set()
         is_small = not alone and self.intake.is_small(work)
         with pipeline.begin(self.using, small=is_small) as cursor:
             self._move(cursor, work, report, alone=alone, expected=expected)
@@ -186,7 +185,6 @@ class TurnProcessor:
         else:
             taken = self.intake.take(cursor, work, slots, now, report, alone=alone)
         claimed, arrived, results = taken.claimed, taken.arrived, taken.results
-        self._moving = {instance.pk for instance in taken.movable}
         report.is_full |= sum(len(entry.carriers) for entry in arrived.values()) >= settings.BATCH_EVENTS
         leases_new = work.lease_new and not report.more_activities
         may_bundle = self._bundles is not None
@@ -342,7 +340,7 @@ class TurnProcessor:
         fed, self._fed = self._fed, []
         for feed in fed:
             feed.execution.close()
-        return self._moving
+        return self.intake.moving
 
     def _one_by_one(self, work: Work, keys: set[int]) -> Report:
         by_instance: dict[int, list[ActivityResult]] = {}
