@@ -38,7 +38,7 @@ class Command(BaseCommand):
         if options["limit"] is not None and options["limit"] < _LEAST_FILES:
             raise CommandError(
                 f"--limit must be at least {_LEAST_FILES}, not {options['limit']}: fewer files are counted "
-                "before their worker can be killed half way."
+                "before their worker can be killed."
             )
         began = time.monotonic()
         screen = Screen(self.stdout)
@@ -85,7 +85,7 @@ def _run(screen: Screen, directory: Path, limit: int | None) -> list[Step]:
         ordered = order_steps.run(screen, worker)
         worker.stop()
 
-        screen.heading("3. The census again, its worker killed half way")
+        screen.heading("3. The census again, its worker killed in the middle")
         crashed = census_steps.run_with_a_crash(
             screen, start_worker, census_steps.with_journal(census, directory), totals
         )
