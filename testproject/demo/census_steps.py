@@ -52,7 +52,7 @@ def run_with_a_crash(
     client = DurableTaskClient()
     worker = start_worker()
     instance_id = client.schedule_new_orchestration(source_census, input=census)
-    before = _follow(screen, worker, client, instance_id, until=lambda done, files: done >= files / 4)
+    before = _follow(screen, worker, client, instance_id, until=lambda done, files: done >= files / 10)
     worker.kill()
     recorded = _results(client, instance_id).total() - 1  # Without the list of files.
     screen.line(f"worker killed with SIGKILL (pid {worker.pid}), {recorded:,} results recorded")

@@ -11,7 +11,7 @@ MANAGE = Path(__file__).parents[2] / "manage.py"
 
 def test_all_of_it_holds(command_environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, str(MANAGE), "demo", "--limit", "400"],
+        [sys.executable, str(MANAGE), "demo", "--limit", "2000"],
         env=command_environment,
         capture_output=True,
         text=True,
