@@ -30,11 +30,7 @@ from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Max, QuerySet
 
-from durable_django.core.events import (
-    TaskCompletedEvent,
-    TaskFailedEvent,
-    TaskScheduledEvent,
-)
+from durable_django.core.events import TaskCompletedEvent, TaskFailedEvent, TaskScheduledEvent
 from durable_django.models import ActivityBundle, ActivityTask, Instance
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.store import activities, clock, rows

@@ -60,7 +60,7 @@ def ahead(cursor: CursorWrapper) -> Iterator[None]:
 def is_possible(using: str) -> bool:
     """Tell whether a small transaction would be in a pipeline."""
     connection = connections[using]
-    return not connection.in_atomic_block and _is_possible(connection)
+    return _is_allowed(connection) and not connection.in_atomic_block and connection.get_autocommit()
 
 
 def is_open(cursor: CursorWrapper) -> bool:
@@ -83,10 +83,6 @@ def confirm(using: str) -> None:
     if connection in _open:
         with connection.wrap_database_errors, connection.connection.pipeline():
             pass  # The end of an inner pipeline waits, and the outer one goes on.
-
-
-def _is_possible(connection: Any) -> bool:
-    return _is_allowed(connection) and connection.get_autocommit()
 
 
 def _is_allowed(connection: Any) -> bool:
