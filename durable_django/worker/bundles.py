@@ -7,11 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-from durable_django.conf import settings
-from durable_django.store import activities, bundles, clock
+from durable_django.store import activities, bundles
 from durable_django.store.activities import Leased
+from durable_django.worker.leases import lease_end
 
 LONGEST_SECONDS = 1.0
 """How long a bundle is kept: what takes longer is worth a row, in which others see it."""
@@ -69,14 +68,14 @@ class Bundles:
         with self._lock:
             tokens = [token for token, held in self._held.items() if held.since <= since]
         if tokens:
-            locked = bundles.dissolve(self._using, tokens, lease_until=_lease_end())
+            locked = bundles.dissolve(self._using, tokens, lease_until=lease_end())
             self._forget(token for token in tokens if token not in locked)
 
     def dissolve_all(self) -> None:
         """Dissolve all bundles that the tables have of this worker, those of doubtful commits included."""
         with self._lock:
             tokens = list(self._held)
-        bundles.dissolve_of_worker(self._using, self._worker, wait=True, lease_until=_lease_end())
+        bundles.dissolve_of_worker(self._using, self._worker, wait=True, lease_until=lease_end())
         self._forget(tokens)
 
     def give_back(self, tokens: Iterable[int] = ()) -> None:
@@ -107,7 +106,3 @@ class Bundles:
 
 def _counts(leased: Iterable[Leased]) -> Counter[int]:
     return Counter([one.bundle for one in leased if one.bundle is not None])
-
-
-def _lease_end() -> datetime:
-    return clock.now() + timedelta(seconds=settings.LEASE_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
@@ -22,6 +22,7 @@ from durable_django.worker.activities import ActivityResult
 from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
 from durable_django.worker.feeds import Found, Results
+from durable_django.worker.leases import lease_end
 from durable_django.worker.slots import Slots
 from durable_django.worker.work import Report, Work
 
@@ -231,8 +232,3 @@ class Intake:
             else:
                 taken.append(instance)
         return taken
-
-
-def lease_end(now: datetime) -> datetime:
-    """Return when a lease ends that is given now."""
-    return now + timedelta(seconds=settings.LEASE_SECONDS)

@@ -21,6 +21,7 @@ from durable_django.core.serialization import PayloadCodec
 from durable_django.store import activities, clock, queues, results
 from durable_django.store.activities import Leased
 from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.leases import lease_end
 from durable_django.worker.loop import send_activity_signals
 
 logger = logging.getLogger("durable_django.worker")
@@ -49,13 +50,13 @@ def execute_activity(using: str, token: int, *, engine: str) -> bool:
     if connections[using].in_atomic_block:
         raise RuntimeError("An activity cannot be run inside a transaction: call this outside of atomic().")
     worker = f"{engine}@{socket.gethostname()}:{os.getpid()}"
-    leased = activities.take_over(using, token, worker, _lease_end())
+    leased = activities.take_over(using, token, worker, lease_end())
     if leased is None:
         logger.info("The activity with lease %s is somebody else's by now, or over", token)
         return False
     if leased.name not in default_registry.activities:
         # Perhaps another process, of another deploy, knows it. It was not begun: that does not count.
-        activities.postpone(using, leased.token, _lease_end())
+        activities.postpone(using, leased.token, lease_end())
     default_registry.activity(leased.name)
     codec = PayloadCodec(data_converter(), settings.MAX_PAYLOAD_BYTES)
     runner = ActivityRunner(default_registry, codec, worker)
@@ -141,13 +142,9 @@ def _renew(using: str, token: int, is_over: threading.Event) -> None:
     try:
         while not is_over.wait(settings.HEARTBEAT_SECONDS):
             try:
-                activities.renew(using, [token], _lease_end())
+                activities.renew(using, [token], lease_end())
             except Exception:
                 logger.warning("A lease could not be renewed; it is tried again", exc_info=True)
                 connections[using].close()
     finally:
         connections.close_all()
-
-
-def _lease_end() -> datetime:
-    return clock.now() + timedelta(seconds=settings.LEASE_SECONDS)

@@ -43,7 +43,8 @@ from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
 from durable_django.worker.feeds import Feed, Found, Results
 from durable_django.worker.guard import no_queries
-from durable_django.worker.intake import SMALL_BATCH, Intake, lease_end
+from durable_django.worker.intake import SMALL_BATCH, Intake
+from durable_django.worker.leases import lease_end
 from durable_django.worker.local import LocalActivities
 from durable_django.worker.work import Report, Work
 

@@ -12,9 +12,10 @@ from typing import Self
 from django.db import connections
 
 from durable_django.conf import settings
-from durable_django.store import activities, bundles, clock, queues, retention, wakeup, workers
+from durable_django.store import activities, bundles, queues, retention, wakeup, workers
 from durable_django.store.claims import Claimed
 from durable_django.worker.bundles import LONGEST_SECONDS, Bundles
+from durable_django.worker.leases import lease_end
 from durable_django.worker.pool import ActivityPool
 
 logger = logging.getLogger("durable_django.worker")
@@ -179,8 +180,7 @@ class Upkeep:
         # Until it has worked: leases may run out before the next regular one.
         self._beat_at = time.monotonic() + min(_AGAIN_SECONDS, settings.HEARTBEAT_SECONDS)
         began_at = time.monotonic()
-        until = clock.now() + timedelta(seconds=settings.LEASE_SECONDS)
-        activities.renew(self._using, self._pool.tokens(), until)
+        activities.renew(self._using, self._pool.tokens(), lease_end())
         self._beat()
         self._beat_at = began_at + settings.HEARTBEAT_SECONDS
         self.bury_dead()
