@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.management import call_command
+from django.db import connections
 
 from durable_django.client import DurableTaskClient
 from durable_django.models import Instance, InstanceStatus, Timer
-from durable_django.store import wakeup
+from durable_django.store import rows, wakeup
 from tests.benchmarks import orchestrations, processes
 from tests.benchmarks.peers.copies import copy_rows
 from tests.benchmarks.peers.system import DAYS_AHEAD, Program, System, wait_until
@@ -68,8 +69,9 @@ class Ours(System):
         return state.get_output()
 
     def unfinished(self, orchestrations: Sequence[str]) -> int:
-        rows = self._instances.filter(instance_id__in=orchestrations)
-        statuses = list(rows.exclude(status=InstanceStatus.COMPLETED).values_list("status", flat=True))
+        condition, ids = rows.any_of(connections[self.alias].vendor, "instance_id", orchestrations)
+        query = f"SELECT status FROM {_INSTANCE} WHERE {condition} AND status <> {InstanceStatus.COMPLETED:d}"
+        statuses = [status for (status,) in rows.fetch(self.alias, query, ids)]
         if any(status in _FAILED for status in statuses):
             raise RuntimeError("an orchestration has failed")
         return len(statuses)

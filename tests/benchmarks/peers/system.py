@@ -23,7 +23,8 @@ DAYS_AHEAD = 30
 """How far ahead a sleeping orchestration is to wake."""
 
 _LOOK_SECONDS = 0.01
-_CHUNK = 200
+_LAST = 20
+_CHUNK = 1000
 _PATIENCE_SECONDS = 180.0
 
 
@@ -124,9 +125,10 @@ class System(ABC):
         """Add so many finished `Program.CHAIN`s and so many `Program.WAIT`s. No worker runs."""
 
     def wait_for_all(self, orchestrations: Sequence[str]) -> None:
-        """Wait until all have ended, the last ones first, since those end last."""
-        for end in range(len(orchestrations), 0, -_CHUNK):
-            chunk = orchestrations[max(0, end - _CHUNK) : end]
+        """Wait until all have ended: first the last few, which end last, since to look has its price."""
+        others = orchestrations[:-_LAST]
+        chunks = [others[start : start + _CHUNK] for start in range(0, len(others), _CHUNK)]
+        for chunk in (orchestrations[-_LAST:], *chunks):
             wait_until(lambda chunk=chunk: not self.unfinished(chunk))  # type: ignore[misc]
 
     def round_trips(self, count: int, pause: float) -> list[float]:
