@@ -295,6 +295,7 @@ def _execution_to_json(value: events.OrchestrationInstance) -> str:
 
 
 _TO_JSON: dict[str, Callable[[Any], str]] = {
+    "int": int.__repr__,
     "str": lru_cache(maxsize=512)(json.dumps),  # Names of workers and queues, versions: mostly the same ones.
     "datetime": lambda value: f'"{value.isoformat()}"',
     "FailureDetails": lambda value: json.dumps(value.to_dict()),
@@ -328,7 +329,10 @@ class _Shape:
     kind: int
     cls: type[HistoryEvent]
     row: events.Row
-    attributes: tuple[tuple[str, Callable[[Any], str], Callable[[Any], Any]], ...]
+    attributes: tuple[tuple[str, Callable[[Any], Any]], ...]
+    """Their names, and what reads each one's JSON."""
+    members: tuple[tuple[str, Callable[[Any], str]], ...]
+    """Of each attribute, how its member begins and what writes its value."""
     values: Callable[[HistoryEvent], tuple[Any, ...]]
     """Reads all at once, since every row of the history asks for it: first the row, then the attributes."""
     nothing: list[None]
@@ -337,14 +341,15 @@ class _Shape:
 
 def _shape(kind: int, cls: type[HistoryEvent]) -> _Shape:
     in_columns = {"event_id", "timestamp", *cls.ROW}
-    attributes = tuple(
-        (field.name, _TO_JSON.get(base, json.dumps), _FROM_JSON.get(base, _as_is))
+    types = {
+        field.name: str(field.type).split(" | ")[0]
         for field in dataclasses.fields(cls)
         if field.name not in in_columns
-        for base in [str(field.type).split(" | ")[0]]
-    )
-    read = [name or "NOTHING" for name in cls.ROW] + [name for name, _, _ in attributes]
-    return _Shape(kind, cls, cls.ROW, attributes, attrgetter(*read), [None] * len(attributes))
+    }
+    attributes = tuple((name, _FROM_JSON.get(base, _as_is)) for name, base in types.items())
+    members = tuple((f'"{name}": ', _TO_JSON.get(base, json.dumps)) for name, base in types.items())
+    read = [name or "NOTHING" for name in cls.ROW] + list(types)
+    return _Shape(kind, cls, cls.ROW, attributes, members, attrgetter(*read), [None] * len(types))
 
 
 _BY_KIND = {kind: _shape(kind, cls) for kind, cls in _KINDS.items()}
@@ -366,8 +371,8 @@ def event_columns(event: HistoryEvent) -> tuple[int, int | None, str | None, str
 
 def _attributes(shape: _Shape, values: list[Any]) -> str:
     members = [
-        f'"{field}": {to_json(value)}'
-        for (field, to_json, _), value in zip(shape.attributes, values, strict=True)
+        begin + to_json(value)
+        for (begin, to_json), value in zip(shape.members, values, strict=True)
         if value is not None
     ]
     return f"{{{', '.join(members)}}}"
@@ -388,7 +393,7 @@ def event_from_columns(
     values.update({field: value for field, value in columns_read if field is not None})
     if attributes is not None:
         stored = json.loads(attributes)
-        for field, _, decode in shape.attributes:
+        for field, decode in shape.attributes:
             if field in stored:
                 values[field] = decode(stored[field])
     return shape.cls(**values)

@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.models import ActivityTask
 from tests.management.conftest import Gate, Start, eventually, worker_pids
-from tests.management.project.workflows import count_settled, pass_gate
+from tests.management.project.workflows import ask_collector, pass_gate
 
 RUNNING = OrchestrationStatus.RUNNING
 COMPLETED = OrchestrationStatus.COMPLETED
@@ -71,18 +71,20 @@ class TestBurst:
 
 
 class TestGarbageCollection:
-    def test_leaves_what_was_loaded_alone(self, start: Start) -> None:
-        instance_id = DurableTaskClient().schedule_new_orchestration(count_settled)
+    def test_leaves_what_was_loaded_alone_and_comes_seldom(self, start: Start) -> None:
+        instance_id = DurableTaskClient().schedule_new_orchestration(ask_collector)
         assert start("--burst").exit_code() == 0
         state = DurableTaskClient().get_orchestration_state(instance_id)
         assert state is not None
-        assert state.get_output() > 10_000
+        settled, awaited = state.get_output()
+        assert settled > 10_000
+        assert awaited >= 10 * gc.get_threshold()[0]
 
     @pytest.mark.django_db(transaction=True)
     def test_is_left_as_it_is_in_somebody_elses_process(self) -> None:
-        before = gc.get_freeze_count()
+        before = gc.get_freeze_count(), gc.get_threshold()
         call_command("durable_worker", "--burst", verbosity=0)
-        assert gc.get_freeze_count() == before
+        assert (gc.get_freeze_count(), gc.get_threshold()) == before
 
 
 class TestNames:

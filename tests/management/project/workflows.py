@@ -35,13 +35,13 @@ def wait_at_gate(_: task.ActivityContext, gate: str) -> int:
 
 
 @orchestrator
-def count_settled(ctx: task.OrchestrationContext, _: None) -> Generator[task.Task[Any], Any, int]:
-    """Return how many objects of its worker's process the garbage collector leaves alone."""
-    settled: int = yield ctx.call_activity(settled_objects)
-    return settled
+def ask_collector(ctx: task.OrchestrationContext, _: None) -> Generator[task.Task[Any], Any, list[int]]:
+    """Return what `collector` does."""
+    found: list[int] = yield ctx.call_activity(collector)
+    return found
 
 
 @activity
-def settled_objects(_: task.ActivityContext) -> int:
-    """Return how many objects of this process the garbage collector leaves alone."""
-    return gc.get_freeze_count()
+def collector(_: task.ActivityContext) -> list[int]:
+    """Return how many objects the garbage collector leaves alone, and how many new ones it waits for."""
+    return [gc.get_freeze_count(), gc.get_threshold()[0]]
