@@ -65,18 +65,26 @@ class Call(NamedTuple):
     task_ids: list[int | None]
 
 
-def add(
-    cursor: CursorWrapper, calls: Sequence[Call], now: datetime, *, worker: str, lease_until: datetime
-) -> int:
-    """Lease activities to ``worker``, and return the bundle's token.
+def new_token() -> int:
+    """Return a token for a bundle.
 
-    It is the token of the first one, too; the others' are the numbers that follow.
+    It is the token of the first of its activities, too; the others' are the numbers that follow.
     """
+    return activities.new_token() >> 1  # Half of all numbers lie above it.
+
+
+def written(calls: Sequence[Call]) -> str:
+    """Return calls as a bundle has them."""
+    return json.dumps(calls)
+
+
+def add(
+    cursor: CursorWrapper, token: int, tasks: str, now: datetime, *, worker: str, lease_until: datetime
+) -> None:
+    """Lease activities to ``worker``: ``tasks`` are their calls as `written`, ``token`` is the first one's."""
     using = cursor.db.alias
-    token = activities.new_token() >> 1  # Half of all numbers lie above it.
     present, until = clock.to_database(using, now), clock.to_database(using, lease_until)
-    rows.insert(cursor, ActivityBundle, _FIELDS, [(token, worker, json.dumps(calls), present, until)])
-    return token
+    rows.insert(cursor, ActivityBundle, _FIELDS, [(token, worker, tasks, present, until)])
 
 
 def record(cursor: CursorWrapper, finished: Sequence[Leased], emptied: Collection[int]) -> Sequence[Recorded]:
@@ -116,7 +124,7 @@ def strike(cursor: CursorWrapper, finished: Sequence[Leased]) -> None:
         for call in _calls(tasks):
             task_ids = [None if next(place) in struck[token] else task_id for task_id in call.task_ids]
             left.append(call._replace(task_ids=task_ids))
-        cursor.execute(f"UPDATE {bundle} SET tasks = %s WHERE token = %s", [json.dumps(left), token])
+        cursor.execute(f"UPDATE {bundle} SET tasks = %s WHERE token = %s", [written(left), token])
 
 
 def _lock(cursor: CursorWrapper, tokens: Sequence[int], *, wait: bool = True) -> set[int]:

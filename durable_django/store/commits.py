@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from django.db.backends.utils import CursorWrapper
@@ -84,6 +85,14 @@ class Lessor:
     bundles: bool = False
 
 
+class _Bundle(NamedTuple):
+    """A bundle to insert, and what is leased in it."""
+
+    token: int
+    tasks: str
+    leased: list[Leased]
+
+
 class Batch:
     """Collects the rows of all outcomes, then writes them, model by model."""
 
@@ -137,7 +146,8 @@ class Batch:
     def write(self) -> Committed:
         """Write everything, and say what follows from it after the commit."""
         cursor = self._cursor
-        history = rows.Made(self._history, sum(len(moved.outcome.events) for moved in self._moved))
+        count = sum(len(moved.outcome.events) for moved in self._moved)
+        history = rows.Made(self._history, count, then=lambda: self._bundle)
         rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, history)
         self.write_progress()
         self._delete_timers()
@@ -282,19 +292,32 @@ class Batch:
 
     def _lease_own(self) -> None:
         """Lease to this worker what it is to run itself: many in a bundle, few in rows of their own."""
-        lessor, own = self._lessor, self._own
+        lessor, bundle = self._lessor, self._bundle
         if lessor is None:
             return
-        if not lessor.bundles or len(own) < bundles.LEAST:
-            self._lease_rows(lessor, own + self._handed_on)
+        if bundle is None:
+            self._lease_rows(lessor, self._own + self._handed_on)
             return
-        bundle = bundles.add(
-            self._cursor, self._calls(), self._now, worker=lessor.worker, lease_until=lessor.until
+        bundles.add(
+            self._cursor,
+            bundle.token,
+            bundle.tasks,
+            self._now,
+            worker=lessor.worker,
+            lease_until=lessor.until,
         )
-        self._result.leased += [
-            Leased.called(token, *called, self._now, bundle) for token, called in enumerate(own, bundle)
-        ]
+        self._result.leased += bundle.leased
         self._lease_rows(lessor, self._handed_on)
+
+    @cached_property
+    def _bundle(self) -> _Bundle | None:
+        """What this worker is to run itself, if that is much."""
+        lessor, own = self._lessor, self._own
+        if lessor is None or not lessor.bundles or len(own) < bundles.LEAST:
+            return None
+        token = bundles.new_token()
+        leased = [Leased.called(number, *called, self._now, token) for number, called in enumerate(own, token)]
+        return _Bundle(token, bundles.written(self._calls()), leased)
 
     def _lease_rows(self, lessor: Lessor, own: Sequence[_Called]) -> None:
         tokens = [activities.new_token() for _ in own]

@@ -94,17 +94,22 @@ def _element(value: str | int | None) -> str:
 
 
 class Made:
-    """Rows that are made one by one as they are sent, while the database takes in those before."""
+    """Rows that are made one by one as they are sent, while the database takes in those before.
 
-    def __init__(self, make: Callable[[], Iterator[Values]], count: int) -> None:
+    ``then`` is called when all are made: it need not wait for the database either.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Values]], count: int, then: Callable[[], object]) -> None:
         self._make = make
         self._count = count
+        self._then = then
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Values]:
-        return self._make()
+        yield from self._make()
+        self._then()
 
 
 def insert(

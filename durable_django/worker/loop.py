@@ -212,8 +212,8 @@ class TurnLoop:
 
     @property
     def _look_at(self) -> float:
-        """When the tables are to be looked at: a little later while results are about to come anyway."""
-        return self._poll_at + (_LOOK_SECONDS if self._pool.left else 0.0)
+        """When the tables are to be looked at: a little later while results are there, or about to come."""
+        return self._poll_at + (_LOOK_SECONDS if self._results or self._pool.left else 0.0)
 
     def _wait(self) -> None:
         seconds = self._look_at - time.monotonic()
@@ -241,6 +241,7 @@ class TurnLoop:
 
     def _gather(self) -> Work:
         self._wait_for_stragglers()
+        look_at = self._look_at  # While the results are still there.
         results = self._next_results()
         while self._touched:
             self._keys.add(self._touched.popleft())
@@ -248,7 +249,7 @@ class TurnLoop:
         while self._timers and self._timers[0][0] <= now:
             self._keys.add(heapq.heappop(self._timers)[1])
         keys, self._keys = self._keys, set()
-        scan = self._hinted or time.monotonic() >= self._look_at
+        scan = self._hinted or time.monotonic() >= look_at
         has_starts = scan or self._has_starts
         self._hinted = self._has_starts = False
         slots, on_loop = self._pool.free, self._pool.free_on_loop
