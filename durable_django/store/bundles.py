@@ -81,7 +81,7 @@ def written(calls: Sequence[Call]) -> str:
 def add(
     cursor: CursorWrapper, token: int, tasks: str, now: datetime, *, worker: str, lease_until: datetime
 ) -> None:
-    """Lease activities to ``worker``: ``tasks`` are their calls as `written`, ``token`` is the first one's."""
+    """Lease activities to ``worker``; ``tasks`` are their calls as `written`, ``token`` the first one's."""
     using = cursor.db.alias
     present, until = clock.to_database(using, now), clock.to_database(using, lease_until)
     rows.insert(cursor, ActivityBundle, _FIELDS, [(token, worker, tasks, present, until)])

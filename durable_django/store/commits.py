@@ -316,7 +316,9 @@ class Batch:
         if lessor is None or not lessor.bundles or len(own) < bundles.LEAST:
             return None
         token = bundles.new_token()
-        leased = [Leased.called(number, *called, self._now, token) for number, called in enumerate(own, token)]
+        leased = [
+            Leased.called(number, *called, self._now, token) for number, called in enumerate(own, token)
+        ]
         return _Bundle(token, bundles.written(self._calls()), leased)
 
     def _lease_rows(self, lessor: Lessor, own: Sequence[_Called]) -> None:

@@ -187,8 +187,10 @@ def _update_many_sql(
 
     Its parameters are the values that all of them get, an array for each field that ``differs``, and the keys
     twice. Without the latter once more it may read the whole table: nobody knows how long an array will be.
+    As a subquery's they are not counted: else, of some thousands of rows that are in memory anyway, some
+    hundreds would not seem worth the index.
     """
-    key = column(model, "id", "postgresql")
+    key, kind = column(model, "id", "postgresql"), column_type(using, model, "id")
     names = {field: column(model, field, "postgresql") for field in fields}
     varying = tuple(field for field, differ in zip(fields, differs, strict=True) if differ)
     shared = [field for field in fields if field not in varying]
@@ -198,7 +200,7 @@ def _update_many_sql(
     return (
         f"UPDATE {table(model, 'postgresql')} t SET {', '.join(assignments)}"
         f" FROM {unnest(using, model, (*varying, 'id'))} AS v({returned})"
-        f" WHERE t.{key} = v.{key} AND t.{key} = ANY(%s)"
+        f" WHERE t.{key} = v.{key} AND t.{key} = ANY((SELECT %s::{kind}[])::{kind}[])"
     )
 
 
