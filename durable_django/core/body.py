@@ -38,17 +38,11 @@ def resume(body: Body, awaited: Task[Any] | None) -> object:
     return body.send(awaited._result)
 
 
-def check_pause(body: Body | None, yielded: object, name: str) -> None:
-    """Check that orchestrator ``name`` yielded a task.
-
-    Raises:
-        TypeError: It yielded something else; the message has the line.
-    """
-    if isinstance(yielded, Task):
-        return
+def no_task(body: Body | None, yielded: object, name: str) -> TypeError:
+    """Return the error of orchestrator ``name`` that yielded something else than a task, with the line."""
     site = pause_site(body)
     at = f" at {site}" if site else ""
-    raise TypeError(
+    return TypeError(
         f"Orchestrator {name!r} yielded {type(yielded).__name__}{at}, which is not a task. Yield or await "
         "what the context's methods, when_all() and when_any() return."
     )

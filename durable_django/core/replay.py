@@ -16,7 +16,7 @@ from typing import Any
 from weakref import ref
 
 from durable_django.core import events
-from durable_django.core.body import Body, body_of, check_pause, resume
+from durable_django.core.body import Body, body_of, no_task, resume
 from durable_django.core.calls import call
 from durable_django.core.context import OrchestrationContext
 from durable_django.core.decisions import (
@@ -89,7 +89,7 @@ class Execution:
         self._retried: dict[int, _Call] = {}
         self._failures = FailureLog()
         self._mailbox = Mailbox()
-        self.entities = EntityCalls(self)
+        self._entities: EntityCalls | None = None
 
         self._undecided: dict[int, Decision] = {}
         self._appended: list[HistoryEvent] = []
@@ -109,6 +109,13 @@ class Execution:
                 f"{self.instance_id}: the history does not begin with a start event."
             )
         return self._started
+
+    @property
+    def entities(self) -> EntityCalls:
+        """What the code has to do with entities."""
+        if self._entities is None:
+            self._entities = EntityCalls(self)
+        return self._entities
 
     def replay(self, history: Iterable[HistoryEvent]) -> None:
         """Bring the code to where ``history`` ends.
@@ -404,11 +411,8 @@ class Execution:
         self._awaited = yielded if isinstance(yielded, Task) else None
         if self._wanted_restart is not None:
             self._restart(*self._wanted_restart)
-            return
-        try:
-            check_pause(self._body, yielded, self.started.name)
-        except TypeError as error:
-            self._fail(error)
+        elif self._awaited is None:
+            self._fail(no_task(self._body, yielded, self.started.name))
 
     def _finish(self, result: object) -> None:
         if self._wanted_restart is not None:
@@ -430,8 +434,8 @@ class Execution:
         self._end_with(End(OrchestrationStatus.FAILED, failure=failure, cause=error, trusted=trusted))
 
     def _end_with(self, end: End) -> None:
-        if end.trusted:
-            self.entities.release()
+        if end.trusted and self._entities is not None:
+            self._entities.release()
         self._end = end
         self.close()
 

@@ -304,7 +304,7 @@ def _execution_to_json(value: events.OrchestrationInstance) -> str:
 _TO_JSON: dict[str, Callable[[Any], str]] = {
     "int": int.__repr__,
     "str": lru_cache(maxsize=512)(json.dumps),  # Names of workers and queues, versions: mostly the same ones.
-    "datetime": lambda value: f'"{value.isoformat()}"',
+    "datetime": datetime.isoformat,  # Its quotes are in the template.
     "FailureDetails": lambda value: json.dumps(value.to_dict()),
     "OrchestrationInstance": _execution_to_json,
     "ParentInstanceInfo": _dataclass_to_json,
@@ -339,7 +339,9 @@ class _Shape:
     attributes: tuple[tuple[str, Callable[[Any], Any]], ...]
     """Their names, and what reads each one's JSON."""
     members: tuple[tuple[str, Callable[[Any], str]], ...]
-    """Of each attribute, how its member begins and what writes its value."""
+    """Of each attribute, its member's template and what writes the value."""
+    full: str
+    """The template of all members."""
     values: Callable[[HistoryEvent], tuple[Any, ...]]
     """Reads all at once, since every row of the history asks for it: first the row, then the attributes."""
     nothing: list[None]
@@ -354,9 +356,13 @@ def _shape(kind: int, cls: type[HistoryEvent]) -> _Shape:
         if field.name not in in_columns
     }
     attributes = tuple((name, _FROM_JSON.get(base, _as_is)) for name, base in types.items())
-    members = tuple((f'"{name}": ', _TO_JSON.get(base, json.dumps)) for name, base in types.items())
+    members = tuple(
+        (f'"{name}": "%s"' if base == "datetime" else f'"{name}": %s', _TO_JSON.get(base, json.dumps))
+        for name, base in types.items()
+    )
+    full = f"{{{', '.join(template for template, _ in members)}}}"
     read = [name or "NOTHING" for name in cls.ROW] + list(types)
-    return _Shape(kind, cls, cls.ROW, attributes, members, attrgetter(*read), [None] * len(types))
+    return _Shape(kind, cls, cls.ROW, attributes, members, full, attrgetter(*read), [None] * len(types))
 
 
 _BY_KIND = {kind: _shape(kind, cls) for kind, cls in _KINDS.items()}
@@ -377,12 +383,11 @@ def event_columns(event: HistoryEvent) -> tuple[int, int | None, str | None, str
 
 
 def _attributes(shape: _Shape, values: list[Any]) -> str:
-    members = [
-        begin + to_json(value)
-        for (begin, to_json), value in zip(shape.members, values, strict=True)
-        if value is not None
-    ]
-    return f"{{{', '.join(members)}}}"
+    members = zip(shape.members, values, strict=True)
+    if None not in values:
+        return shape.full % tuple([to_json(value) for (_, to_json), value in members])
+    present = [template % to_json(value) for (template, to_json), value in members if value is not None]
+    return f"{{{', '.join(present)}}}"
 
 
 def event_from_columns(

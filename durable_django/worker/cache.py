@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import NamedTuple
 
 from durable_django.core.replay import Execution
@@ -25,7 +24,7 @@ class ExecutionCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: dict[int, _Entry] = {}  # In the order in which they were put.
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -59,11 +58,10 @@ class ExecutionCache:
         instance: Claimed | None = None,
     ) -> None:
         """Keep an execution whose turn is committed, and perhaps how that has left the instance."""
+        self._entries.pop(key, None)
         self._entries[key] = _Entry(execution, execution_id, next_sequence, instance)
-        self._entries.move_to_end(key)
         while len(self._entries) > self._size:
-            _, oldest = self._entries.popitem(last=False)
-            oldest.execution.close()
+            self.drop(next(iter(self._entries)))
 
     def drop(self, key: int) -> None:
         """Forget an execution."""

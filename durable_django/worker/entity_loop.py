@@ -14,8 +14,8 @@ from django.db import connections
 from durable_django.store import clock, wakeup
 from durable_django.store.operations import Address
 from durable_django.worker import polling
+from durable_django.worker.connections import tidy
 from durable_django.worker.entities import EntityProcessor, EntityReport
-from durable_django.worker.pool import tidy_connections
 
 logger = logging.getLogger("durable_django.worker")
 
@@ -149,7 +149,7 @@ class EntityLoop:
                 if not self._begin(address):
                     continue
                 report = self._run(address)
-                tidy_connections()
+                tidy()
                 self._follow(address, report)
         finally:
             connections.close_all()

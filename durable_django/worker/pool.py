@@ -15,13 +15,13 @@ from django.db import connections
 
 from durable_django.store.activities import Leased
 from durable_django.worker.activities import ActivityResult, ActivityRunner
+from durable_django.worker.connections import tidy
 
 logger = logging.getLogger("durable_django.worker")
 
 _AHEAD_SECONDS = 0.1
 _MOST_AHEAD = 128
 _FIRST_GUESS_SECONDS = 0.02
-_CONNECTION_SECONDS = 60.0
 _PATIENCE_SECONDS = 1.0
 _CLOSING_SECONDS = 5.0
 _IDLE_SECONDS = 0.5
@@ -167,9 +167,9 @@ class ActivityPool:
                     continue
                 started = time.perf_counter()
                 if started - tidied > _IDLE_SECONDS:
-                    tidy_connections()
+                    tidy()
                 result = self._runner.run(task)
-                tidy_connections()
+                tidy()
                 tidied = time.perf_counter()
                 self._finish(task, result, tidied - started)
         finally:
@@ -204,20 +204,3 @@ class ActivityPool:
 async def _close_connections() -> None:
     """Close the connections that the activities of the present event loop have made."""
     await sync_to_async(connections.close_all)()
-
-
-def tidy_connections() -> None:
-    """Do for this thread's connections what Django does between requests, but keep them for a minute.
-
-    With the default ``CONN_MAX_AGE`` of 0, every activity would connect anew.
-    """
-    for connection in connections.all(initialized_only=True):
-        if connection.connection is None:
-            continue
-        if connection.close_at is not None and connection.settings_dict["CONN_MAX_AGE"] == 0:
-            kept_until = getattr(connection, "_durable_close_at", None)
-            if kept_until is None or kept_until[0] is not connection.connection:
-                kept_until = (connection.connection, time.monotonic() + _CONNECTION_SECONDS)
-                connection._durable_close_at = kept_until  # type: ignore[attr-defined]
-            connection.close_at = kept_until[1]
-        connection.close_if_unusable_or_obsolete()

@@ -1,0 +1,103 @@
+"""What becomes of the connections of a worker's threads between activities."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection, connections, transaction
+
+from durable_django.worker import connections as kept
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def in_a_thread(run: Callable[[], object]) -> Any:
+    """Return what ``run`` returns in a thread of its own, whose connections are closed then."""
+    found: list[object] = []
+
+    def go() -> None:
+        try:
+            found.append(run())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def query() -> Any:
+    """Use the database, and return psycopg's or sqlite3's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return connection.connection
+
+
+def test_a_connection_is_kept_for_the_next_activity() -> None:
+    def run() -> bool:
+        first = query()
+        kept.tidy()
+        is_kept = connection.connection is first
+        kept.tidy()
+        return is_kept and query() is first
+
+    assert in_a_thread(run)
+
+
+def test_a_connection_is_closed_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> Any:
+        query()
+        kept.tidy()
+        assert connection.close_at is not None
+        now = connection.close_at + 1
+        monkeypatch.setattr("django.db.backends.base.base.time.monotonic", lambda: now)
+        kept.tidy()
+        return connection.connection
+
+    assert in_a_thread(run) is None
+
+
+def test_a_new_connection_has_its_own_minute() -> None:
+    def run() -> bool:
+        first = query()
+        kept.tidy()
+        connection.close()
+        second = query()
+        kept.tidy()
+        return connection.connection is second and second is not first
+
+    assert in_a_thread(run)
+
+
+def test_a_transaction_that_was_left_open_ends_with_its_connection() -> None:
+    def run() -> Any:
+        query()
+        transaction.set_autocommit(False)
+        kept.tidy()
+        return connection.connection
+
+    assert in_a_thread(run) is None
+
+
+@pytest.mark.database("postgresql")
+def test_a_connection_whose_server_is_gone_is_closed() -> None:
+    def run() -> Any:
+        query().close()
+        with pytest.raises(DatabaseError):
+            query()
+        kept.tidy()
+        return connection.connection
+
+    assert in_a_thread(run) is None
+
+
+def test_a_thread_without_connections_gets_none() -> None:
+    def run() -> int:
+        kept.tidy()
+        return len(connections.all(initialized_only=True))
+
+    assert in_a_thread(run) == 0
