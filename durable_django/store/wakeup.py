@@ -243,13 +243,13 @@ def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
         transaction.on_commit(lambda: _send_changes(using, instance_ids), using=using, robust=True)
 
 
-def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str]) -> bool:
-    """Wake clients of other processes by the very commit, where that costs no exchange of its own.
+def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str], *, is_small: bool) -> bool:
+    """Wake clients of other processes by the very commit, if it is of few instances: that is soonest.
 
-    A small transaction's notification goes with its COMMIT. In large ones it would hold the lock that
-    PostgreSQL takes for notifications, while the log is written; False says that nobody has been told.
+    That of many would hold the lock that PostgreSQL takes for notifications for long, while the log is
+    written; False says that nobody has been told.
     """
-    if not isinstance(cursor, postgres.PipelineCursor):
+    if not (is_small and can_listen(cursor.db.alias)):
         return False
     if instance_ids:
         changes = [_CHANGED + instance_id for instance_id in instance_ids]
@@ -333,6 +333,8 @@ class Outbox:
 
     def _run(self) -> None:
         try:
+            with suppress(Exception):  # Whoever sends first would wait for it; if it fails, it is tried then.
+                connections[self._using].ensure_connection()
             while (payloads := self._queue.get()) is not None:
                 with suppress(queue.Empty):
                     while (more := self._queue.get_nowait()) is not None:

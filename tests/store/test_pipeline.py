@@ -135,15 +135,25 @@ def test_a_connection_that_is_cut_is_replaced() -> None:
 
 
 @pytest.mark.database("postgresql")
-def test_clients_are_told_by_the_commit() -> None:
+@pytest.mark.parametrize("in_pipeline", [True, False])
+def test_clients_are_told_by_the_commit(in_pipeline: bool) -> None:
     with closing(postgres.listen(USING, wakeup.CHANNEL, 10)) as heard:
         assert next(heard) is None, "it listens"
-        with pipeline.begin(USING, small=True) as cursor:
-            assert wakeup.announce_within(cursor, ["order"])
+        with pipeline.begin(USING, small=in_pipeline) as cursor:
+            assert wakeup.announce_within(cursor, ["order"], is_small=True)
         sender, *changes = str(next(heard)).split(postgres.SEPARATOR)
         assert (sender, changes) == (wakeup.hub(USING).sender, ["changed:order"])
+
+
+def test_of_many_the_commit_tells_nobody() -> None:
     with pipeline.begin(USING, small=False) as cursor:
-        assert not wakeup.announce_within(cursor, ["order"])
+        assert not wakeup.announce_within(cursor, ["order"], is_small=False)
+
+
+def test_nobody_is_told_where_nobody_can_listen(settings: Any) -> None:
+    settings.DURABLE_DJANGO = {"LISTEN": False}
+    with pipeline.begin(USING, small=True) as cursor:
+        assert not wakeup.announce_within(cursor, ["order"], is_small=True)
 
 
 @pytest.mark.database("postgresql")
