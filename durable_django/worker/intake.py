@@ -74,8 +74,8 @@ class Intake:
 
     def is_small(self, work: Work) -> bool:
         """Tell whether a batch will probably have few instances."""
-        expected = len(work.results) + len(work.keys) + (self._last_scanned if work.looks else 0)
-        return expected <= SMALL_BATCH
+        known = work.keys.union(result.leased.instance for result in work.results)
+        return len(known) + (self._last_scanned if work.looks else 0) <= SMALL_BATCH
 
     def expected(self, work: Work) -> Claimed | None:
         """Return the one instance that there is a result for, if it is known how its last turn has left it.

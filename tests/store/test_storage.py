@@ -14,6 +14,7 @@ from durable_django.store import rows
 from tests.factories import make_instance
 
 storage: Any = importlib.import_module("durable_django.migrations.0006_storage")
+uncompressed: Any = importlib.import_module("durable_django.migrations.0008_uncompressed")
 
 pytestmark = [pytest.mark.database("postgresql"), pytest.mark.django_db(transaction=True)]
 
@@ -43,6 +44,27 @@ def test_the_parameters_can_be_taken_back() -> None:
         storage.set_parameters(apps, editor)
     assert taken_back == set()
     test_every_hot_table_has_its_parameters()
+
+
+def storage_of_bundles() -> str:
+    """Return the letter by which PostgreSQL calls how it stores what is in bundles."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT attstorage FROM pg_attribute"
+            " WHERE attrelid = 'durable_django_activitybundle'::regclass AND attname = 'tasks'"
+        )
+        (letter,) = cursor.fetchone()
+        return str(letter)
+
+
+def test_bundles_are_not_compressed() -> None:
+    before = storage_of_bundles()
+    with connection.schema_editor() as editor:
+        uncompressed.compress(apps, editor)
+    taken_back = storage_of_bundles()
+    with connection.schema_editor() as editor:
+        uncompressed.keep_as_is(apps, editor)
+    assert (before, taken_back, storage_of_bundles()) == ("e", "x", "e")
 
 
 def test_an_instance_that_goes_on_enters_no_index_anew() -> None:
