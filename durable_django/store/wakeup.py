@@ -333,8 +333,6 @@ class Outbox:
 
     def _run(self) -> None:
         try:
-            with suppress(Exception):  # Whoever sends first would wait for it; if it fails, it is tried then.
-                connections[self._using].ensure_connection()
             while (payloads := self._queue.get()) is not None:
                 with suppress(queue.Empty):
                     while (more := self._queue.get_nowait()) is not None:
