@@ -121,26 +121,46 @@ def test_new_activities_are_left_unclaimed_while_there_may_be_older_ones() -> No
     assert ActivityTask.objects.filter(lease_token=None).count() == 2
 
 
-@pytest.mark.database("postgresql")
-@pytest.mark.parametrize(("hint", "more"), [("hint_start", 0), ("hint", 1)])
-def test_a_start_takes_two_exchanges(monkeypatch: pytest.MonkeyPatch, hint: str, more: int) -> None:
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return what grows by each query whose rows are waited for: others' may come along."""
     from psycopg import Cursor
 
-    worker = settled(one)
-    client().schedule_new_orchestration(one)
-    waits: list[str] = []
+    waits: list[bytes] = []
     fetchall = Cursor.fetchall
 
     def fetch(cursor: Any) -> Any:
-        if cursor.pgresult is None:  # Else its rows came along with others'.
+        if cursor.pgresult is None:
             waits.append(cursor._query.query)
         return fetchall(cursor)
 
     monkeypatch.setattr(Cursor, "fetchall", fetch)
+    return waits
+
+
+@pytest.mark.database("postgresql")
+@pytest.mark.parametrize(("hint", "more"), [("hint_start", 0), ("hint", 1)])
+def test_a_start_takes_two_exchanges(monkeypatch: pytest.MonkeyPatch, hint: str, more: int) -> None:
+    worker = settled(one)
+    client().schedule_new_orchestration(one)
+    waits = exchanges(monkeypatch)
     look(worker, hint)
 
     assert len(waits) == 1 + more, waits  # The last exchange is the COMMIT's.
     assert len(worker.pool.leased) == 1
+
+
+@pytest.mark.database("postgresql")
+def test_all_results_of_a_fan_out_are_taken_in_by_two_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = settled(fan)
+    client().schedule_new_orchestration(fan, input=40, instance_id="fan")
+    look(worker, "hint_start")
+    worker.run_activities()
+    waits = exchanges(monkeypatch)
+
+    look(worker)
+
+    assert len(waits) == 2, waits  # Of their bundle and of the instance; the last one is the COMMIT's.
+    assert output("fan") == list(range(40))
 
 
 @pytest.mark.parametrize(("left", "together"), [(2, 34), (1, 33), (8, 32)])
@@ -182,3 +202,28 @@ def test_a_look_waits_a_little_for_results_that_are_about_to_come(monkeypatch: p
     worker.loop._poll_at = float("inf")
     worker.loop.hint()
     assert worker.loop._gather().scan
+
+
+def test_a_look_waits_a_little_for_results_that_are_there() -> None:
+    worker = settled(one)
+    client().schedule_new_orchestration(one, instance_id="one")
+    look(worker, "hint_start")
+    worker.run_activities()
+    worker.loop._poll_at = time.monotonic() - 0.01
+
+    work = worker.loop._gather()
+
+    assert (len(work.results), work.scan) == (1, False)
+    assert worker.loop._gather().scan, "nothing is there any more"
+
+
+def test_a_look_does_not_wait_for_ever_for_results_that_go_on_coming() -> None:
+    worker = settled(one)
+    client().schedule_new_orchestration(one, instance_id="one")
+    look(worker, "hint_start")
+    worker.run_activities()
+    worker.loop._poll_at = time.monotonic() - 1.0
+
+    work = worker.loop._gather()
+
+    assert (len(work.results), work.scan) == (1, True)
