@@ -27,4 +27,6 @@ def _store(apps: Any, schema_editor: Any, storage: str) -> None:
 class Migration(migrations.Migration):
     dependencies: ClassVar = [("durable_django", "0007_bundles")]
 
-    operations: ClassVar = [migrations.RunPython(keep_as_is, compress, elidable=False)]
+    operations: ClassVar = [
+        migrations.RunPython(keep_as_is, compress, hints={"model_name": "activitybundle"}, elidable=False)
+    ]

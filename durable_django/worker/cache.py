@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 from durable_django.core.replay import Execution
@@ -24,7 +25,7 @@ class ExecutionCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._entries: dict[int, _Entry] = {}  # In the order in which they were put.
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -58,10 +59,11 @@ class ExecutionCache:
         instance: Claimed | None = None,
     ) -> None:
         """Keep an execution whose turn is committed, and perhaps how that has left the instance."""
-        self._entries.pop(key, None)
         self._entries[key] = _Entry(execution, execution_id, next_sequence, instance)
+        self._entries.move_to_end(key)
         while len(self._entries) > self._size:
-            self.drop(next(iter(self._entries)))
+            _, oldest = self._entries.popitem(last=False)
+            oldest.execution.close()
 
     def drop(self, key: int) -> None:
         """Forget an execution."""

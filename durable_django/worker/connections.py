@@ -6,26 +6,32 @@ import threading
 import time
 from typing import Any
 
+from django.db import connections
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 
 _SECONDS = 60.0
+_LOOK_SECONDS = 1.0
 
 
-class _Opened(threading.local):
-    """What has been connected in this thread. Django can be asked, but takes longer than a short activity."""
+class _Connected(threading.local):
+    """To which databases this thread is connected, as far as Django's signal tells.
+
+    To ask Django takes longer than a short activity. It is done only now and then: another receiver of the
+    signal may have failed before ours has heard it.
+    """
 
     def __init__(self) -> None:
-        self.connections: list[Any] = []
+        self.aliases: set[str] = set()
+        self.looked_at = time.monotonic()
 
 
-_opened = _Opened()
+_connected = _Connected()
 
 
 @receiver(connection_created)
 def _note(connection: Any, **_: object) -> None:
-    if connection not in _opened.connections:
-        _opened.connections.append(connection)
+    _connected.aliases.add(connection.alias)
 
 
 def tidy() -> None:
@@ -33,13 +39,18 @@ def tidy() -> None:
 
     With the default ``CONN_MAX_AGE`` of 0, every activity would connect anew.
     """
-    for connection in _opened.connections:
+    now = time.monotonic()
+    if now - _connected.looked_at > _LOOK_SECONDS:
+        _connected.looked_at = now
+        _connected.aliases |= {connection.alias for connection in connections.all(initialized_only=True)}
+    for alias in _connected.aliases:
+        connection: Any = connections[alias]
         if connection.connection is None:
             continue
         if connection.close_at is not None and connection.settings_dict["CONN_MAX_AGE"] == 0:
             kept_until = getattr(connection, "_durable_close_at", None)
             if kept_until is None or kept_until[0] is not connection.connection:
-                kept_until = (connection.connection, time.monotonic() + _SECONDS)
+                kept_until = (connection.connection, now + _SECONDS)
                 connection._durable_close_at = kept_until
             connection.close_at = kept_until[1]
         connection.close_if_unusable_or_obsolete()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
+from django.db.backends.signals import connection_created
 
 from durable_django.worker import connections as kept
 
@@ -93,6 +94,42 @@ def test_a_connection_whose_server_is_gone_is_closed() -> None:
         return connection.connection
 
     assert in_a_thread(run) is None
+
+
+@pytest.mark.database("postgresql")
+def test_a_connection_that_no_signal_told_of_is_looked_after_a_little_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(**_: Any) -> None:
+        raise RuntimeError("somebody else's receiver")
+
+    def run() -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(connection_created, "send", fail)
+            with pytest.raises(RuntimeError):
+                query()
+        connection.connection.close()
+        with pytest.raises(DatabaseError):
+            query()
+        kept._connected.looked_at -= 2.0
+        kept.tidy()
+        return connection.connection
+
+    assert in_a_thread(run) is None
+
+
+def test_connections_of_others_are_left_alone() -> None:
+    def run() -> bool:
+        private: Any = connections.create_connection("default")
+        private.connect()
+        try:
+            private.close_at = 0.0
+            kept.tidy()
+            return private.connection is not None
+        finally:
+            private.close()
+
+    assert in_a_thread(run)
 
 
 def test_a_thread_without_connections_gets_none() -> None:
