@@ -108,7 +108,7 @@ class AsyncDurableTaskClient:
     ) -> OrchestrationState:
         await sync_to_async(self._client._check_outside_transaction)()
         steps = waiting(instance_id, what, timeout)
-        with wakeup.waiter(self.using, instance_id, starts=what == "start") as hint:
+        with wakeup.waiter(self.using, instance_id) as hint:
             step = next(steps)
             try:
                 while True:

@@ -272,7 +272,7 @@ class DurableTaskClient:
     ) -> OrchestrationState:
         self._check_outside_transaction()
         steps = waiting(instance_id, what, timeout)
-        with wakeup.waiter(self.using, instance_id, starts=what == "start") as hint:
+        with wakeup.waiter(self.using, instance_id) as hint:
             step = next(steps)
             try:
                 while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
@@ -338,8 +339,10 @@ class _Shape:
     row: events.Row
     attributes: tuple[tuple[str, Callable[[Any], Any]], ...]
     """Their names, and what reads each one's JSON."""
-    members: tuple[tuple[str, Callable[[Any], str]], ...]
-    """Of each attribute, its member's template and what writes the value."""
+    writers: tuple[Callable[[Any], str], ...]
+    """What writes each one's JSON."""
+    members: tuple[str, ...]
+    """The templates of their members."""
     full: str
     """The template of all members."""
     values: Callable[[HistoryEvent], tuple[Any, ...]]
@@ -356,13 +359,14 @@ def _shape(kind: int, cls: type[HistoryEvent]) -> _Shape:
         if field.name not in in_columns
     }
     attributes = tuple((name, _FROM_JSON.get(base, _as_is)) for name, base in types.items())
+    writers = tuple(_TO_JSON.get(base, json.dumps) for base in types.values())
     members = tuple(
-        (f'"{name}": "%s"' if base == "datetime" else f'"{name}": %s', _TO_JSON.get(base, json.dumps))
-        for name, base in types.items()
+        f'"{name}": "%s"' if base == "datetime" else f'"{name}": %s' for name, base in types.items()
     )
-    full = f"{{{', '.join(template for template, _ in members)}}}"
+    full = f"{{{', '.join(members)}}}"
     read = [name or "NOTHING" for name in cls.ROW] + list(types)
-    return _Shape(kind, cls, cls.ROW, attributes, members, full, attrgetter(*read), [None] * len(types))
+    nothing = [None] * len(types)
+    return _Shape(kind, cls, cls.ROW, attributes, writers, members, full, attrgetter(*read), nothing)
 
 
 _BY_KIND = {kind: _shape(kind, cls) for kind, cls in _KINDS.items()}
@@ -383,10 +387,10 @@ def event_columns(event: HistoryEvent) -> tuple[int, int | None, str | None, str
 
 
 def _attributes(shape: _Shape, values: list[Any]) -> str:
-    members = zip(shape.members, values, strict=True)
     if None not in values:
-        return shape.full % tuple([to_json(value) for (_, to_json), value in members])
-    present = [template % to_json(value) for (template, to_json), value in members if value is not None]
+        return shape.full % tuple(map(operator.call, shape.writers, values))
+    members = zip(shape.members, shape.writers, values, strict=True)
+    present = [template % to_json(value) for template, to_json, value in members if value is not None]
     return f"{{{', '.join(present)}}}"
 
 

@@ -107,21 +107,19 @@ class Hub:
             self._workers.remove(worker)
 
     @contextmanager
-    def waiter(self, *changes: str, listen: bool) -> Iterator[threading.Event]:
-        """Give an event that is set at each of these changes: an instance id is for its end."""
+    def waiter(self, change: str, *, listen: bool) -> Iterator[threading.Event]:
+        """Give an event that is set at each such change: an instance's id is for its end."""
         event = threading.Event()
         with self._lock:
-            for change in changes:
-                self._waiters[change].append(event)
+            self._waiters[change].append(event)
         try:
             with self._in_use(listen):
                 yield event
         finally:
             with self._lock:
-                for change in changes:
-                    self._waiters[change].remove(event)
-                    if not self._waiters[change]:
-                        del self._waiters[change]
+                self._waiters[change].remove(event)
+                if not self._waiters[change]:
+                    del self._waiters[change]
 
     @contextmanager
     def _in_use(self, listen: bool) -> Iterator[None]:
@@ -258,16 +256,13 @@ def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str], *, is_sm
 
 
 @contextmanager
-def waiter(using: str, instance_id: str, *, starts: bool = False) -> Iterator[threading.Event]:
-    """Give an event that is set, as far as anybody tells, at an instance's end; and start, if asked."""
-    changes = (instance_id, started(instance_id)) if starts else (instance_id,)
-    with hub(using).waiter(*changes, listen=True) as event:
+def waiter(using: str, instance_id: str) -> Iterator[threading.Event]:
+    """Give an event that is set, as far as anybody tells, at an instance's end.
+
+    Nobody tells of its start: hardly anybody waits for that, and all would pay for it.
+    """
+    with hub(using).waiter(instance_id, listen=True) as event:
         yield event
-
-
-def started(instance_id: str) -> str:
-    """Return what the start of an instance is announced as; its end is announced as its id."""
-    return f"start of {instance_id}"
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,6 +31,12 @@ logger = logging.getLogger("durable_django.worker")
 
 HISTORY_ROWS = 20_000
 """About how many rows of history one transaction reads after cache misses."""
+
+_RESERVE = 20
+"""Which part of a batch, one in so many, is for what nobody has named where there was no room for long."""
+
+_PATIENCE_SECONDS = 0.5
+"""How long results may leave no room for what nobody has named."""
 
 SMALL_BATCH = 8
 """Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
@@ -69,6 +76,8 @@ class Intake:
         self._batch_instances = batch_instances
         self._bundles = bundles
         self._last_scanned = 0
+        self._looked_at = 0.0
+        self._has_more = True
         self.moving: set[int] = set()
         """The keys of what the batch moves, as soon as that is known: to read what has arrived may fail."""
 
@@ -112,16 +121,19 @@ class Intake:
         # Asked for together, read one by one: in a pipeline that is one exchange.
         recorded = self._record(cursor, [result.leased for result in work.results])
         locked = claims.ask_keys(cursor, keys)
-        room = max(0, self._batch_instances - len(keys))
+        room = self._room(len(keys))
         scanned = self._scan(cursor, work, now, room)
         arrivals = None if work.looks else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
         results = self._found(work.results, recorded())
         found = scanned()
         claimed = list({instance.pk: instance for instance in locked() + found}.values())
         if work.looks:
-            self._last_scanned = len(found)
-            # Below its limits it has seen all: to look again at once would only delay the results to come.
-            report.is_full = len(found) >= min(work.starts, room)
+            if room:
+                self._looked_at = time.monotonic()
+                self._last_scanned = len(found)
+                # Below its limits it has seen all: to look again at once would only delay results to come.
+                self._has_more = len(found) >= min(work.starts, room)
+            report.is_full = self._has_more  # Where there was no room, as far as known: it looks again soon.
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
         movable = self._within_budget(movable, report)
@@ -135,6 +147,13 @@ class Intake:
         if next_due is not None:
             report.next_due = next_due()
         return Taken(claimed, movable, arrivals(movable), results)
+
+    def _room(self, taken: int) -> int:
+        """Return how many instances a batch may look for, beside those that are named."""
+        room = self._batch_instances - taken
+        if room <= 0 and time.monotonic() - self._looked_at > _PATIENCE_SECONDS:
+            return max(1, self._batch_instances // _RESERVE)
+        return max(0, room)
 
     def take_expected(self, cursor: CursorWrapper, work: Work, instance: Claimed) -> Taken:
         """Do what `take` does, without waiting for any answer: a mistake fails the commit."""

@@ -22,6 +22,7 @@ from durable_django.store.commits import Moved
 from durable_django.store.operations import Address
 from durable_django.worker import polling
 from durable_django.worker.activities import ActivityResult
+from durable_django.worker.intake import SMALL_BATCH
 from durable_django.worker.pool import ActivityPool
 from durable_django.worker.turns import TurnProcessor
 from durable_django.worker.work import Report, Work
@@ -35,6 +36,8 @@ _OUTAGE_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _STRAGGLERS_OF = 16
 _STRAGGLERS_SECONDS = 2e-3
+_FAN_OUT = 32
+_FAN_OUT_SECONDS = 6e-3
 _ORCHESTRATION_SIGNALS = (
     signals.orchestration_started,
     signals.orchestration_completed,
@@ -233,14 +236,30 @@ class TurnLoop:
             self._wake.set()
         return results
 
-    def _wait_for_stragglers(self) -> None:
-        """Let the last few of many short activities end: a turn of their own would take longer."""
-        until = time.monotonic() + _STRAGGLERS_SECONDS
-        while 0 < self._pool.left * _STRAGGLERS_OF <= len(self._results) and time.monotonic() < until:
+    def _wait_for_more(self) -> None:
+        """Let short activities end whose results belong with those at hand: a turn of their own takes longer.
+
+        These are the last few of many, and all of a fan-out. The first activities of all are waited for, too:
+        until one has ended, nobody knows how many more to take on.
+        """
+        is_fan_out = self._is_fan_out
+        until = time.monotonic() + (_FAN_OUT_SECONDS if is_fan_out else _STRAGGLERS_SECONDS)
+        while time.monotonic() < until:
+            left = self._pool.left
+            belongs = left > 0 and (is_fan_out or left * _STRAGGLERS_OF <= len(self._results))
+            if not (belongs or self._pool.is_untried):
+                return
             time.sleep(_STRAGGLERS_SECONDS / 10)
 
+    @property
+    def _is_fan_out(self) -> bool:
+        """Whether the results at hand are many, but of few instances, and more are about to come."""
+        if self._pool.left == 0 or len(self._results) < _FAN_OUT:
+            return False
+        return len({result.leased.instance for result in list(self._results)}) <= SMALL_BATCH
+
     def _gather(self) -> Work:
-        self._wait_for_stragglers()
+        self._wait_for_more()
         look_at = self._look_at  # While the results are still there.
         results = self._next_results()
         while self._touched:
@@ -294,7 +313,7 @@ class TurnLoop:
             self._outbox.work(self.hint)
         elif report.is_full:
             self._outbox.turns(self.hint)
-        self._outbox.changes(report.changed, here_only=report.is_announced)
+        self._outbox.changes(report.ended, here_only=report.is_announced)
         registry = self._processor.options.registry
         send_orchestration_signals(registry, self._using, report.moved)
         send_activity_signals(registry, self._using, [*work.results, *report.local_failures])

@@ -21,7 +21,8 @@ logger = logging.getLogger("durable_django.worker")
 
 _AHEAD_SECONDS = 0.1
 _MOST_AHEAD = 128
-_FIRST_GUESS_SECONDS = 0.02
+_FIRST_GUESS_SECONDS = 0.005
+_TRIAL_SECONDS = 5e-3
 _PATIENCE_SECONDS = 1.0
 _CLOSING_SECONDS = 5.0
 _IDLE_SECONDS = 0.5
@@ -57,6 +58,7 @@ class ActivityPool:
         self._concurrent = concurrent
         self._seconds = _FIRST_GUESS_SECONDS
         self._weight = 1.0
+        self._begun_at: float | None = None
         self._queue: queue.SimpleQueue[Leased | None] = queue.SimpleQueue()
         self._waiting: dict[int, float] = {}
         self._running: dict[int, Leased] = {}
@@ -105,6 +107,12 @@ class ActivityPool:
         return len(self._waiting) + len(self._running) if self._seconds < _QUICK_SECONDS else 0
 
     @property
+    def is_untried(self) -> bool:
+        """Whether the first plain activities of all have come just now, and none has ended."""
+        begun = self._begun_at
+        return self._weight == 1.0 and begun is not None and time.monotonic() - begun < _TRIAL_SECONDS
+
+    @property
     def threads(self) -> int:
         """How many plain activities run at once."""
         return self._thread_count
@@ -132,6 +140,7 @@ class ActivityPool:
                 loop, at_once = self._event_loop()
                 asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
             else:
+                self._begun_at = self._begun_at or now
                 self._waiting[task.token] = now
                 self._queue.put(task)
 

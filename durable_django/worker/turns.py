@@ -170,7 +170,7 @@ class TurnProcessor:
         with pipeline.begin(self.using, small=is_small) as cursor:
             self._move(cursor, work, report, alone=alone, expected=expected)
             few = len(report.moved) <= SMALL_BATCH
-            report.is_announced = wakeup.announce_within(cursor, report.changed, is_small=few)
+            report.is_announced = wakeup.announce_within(cursor, report.ended, is_small=few)
         self._keep(report)
         if self._bundles is not None:
             self._bundles.take_out(result.leased for result in work.results)

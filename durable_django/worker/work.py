@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store import wakeup
 from durable_django.store.activities import Leased
 from durable_django.store.commits import Committed, Moved
 from durable_django.worker.activities import ActivityResult
@@ -46,7 +45,7 @@ class Report:
     batch, ``local`` those with local activities to run, each in a transaction of its own, ``lost_results``
     what was not recorded and is to be handed in again. ``local_ran`` says how many local activities were
     run, ``local_failures`` are those that failed. ``is_announced`` says that whoever waits in other processes
-    has been told of ``changed``. ``is_full`` says that there may be more where this came from, ``missed``
+    has been told of ``ended``. ``is_full`` says that there may be more where this came from, ``missed``
     that an instance was held by somebody else, ``next_due`` (of an empty scan) when something will be ready.
     """
 
@@ -66,15 +65,10 @@ class Report:
     next_due: datetime | None = None
 
     @property
-    def changed(self) -> list[str]:
-        """What clients wait for: which instances have ended, or have started and go on."""
-        return [
-            wakeup.started(entry.instance.instance_id)
-            if entry.outcome.status is OrchestrationStatus.RUNNING
-            else entry.instance.instance_id
-            for entry in self.moved
-            if entry.is_news
-        ]
+    def ended(self) -> list[str]:
+        """The ids of the instances that have ended, which is what clients wait for."""
+        running = OrchestrationStatus.RUNNING
+        return [entry.instance.instance_id for entry in self.moved if entry.outcome.status is not running]
 
     @property
     def did_something(self) -> bool:

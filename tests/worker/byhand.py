@@ -41,6 +41,7 @@ class HeldPool:
         self.capacity = capacity
         self.capacity_on_loop: int | None = None
         self.leased: list[Leased] = []
+        self.is_untried = False
 
     @property
     def free(self) -> int:

@@ -163,22 +163,58 @@ def test_all_results_of_a_fan_out_are_taken_in_by_two_exchanges(monkeypatch: pyt
     assert output("fan") == list(range(40))
 
 
-@pytest.mark.parametrize(("left", "together"), [(2, 34), (1, 33), (8, 32)])
-def test_the_last_few_of_many_short_activities_are_waited_for(
-    monkeypatch: pytest.MonkeyPatch, left: int, together: int
-) -> None:
-    worker = settled(fan)
-    client().schedule_new_orchestration(fan, input=32 + left, instance_id="fan")
+def results_with(
+    worker: HandWorker, monkeypatch: pytest.MonkeyPatch, orchestrator: Any, inputs: list[int], left: int
+) -> int:
+    """Return how many results a step takes where all but the ``left`` last activities have ended."""
+    client().schedule_new_orchestrations(orchestrator, inputs)
     look(worker, "hint_start")
-    slow = worker.pool.leased[32:]
-    del worker.pool.leased[32:]
+    slow = worker.pool.leased[-left:]
+    del worker.pool.leased[-left:]
     worker.run_activities()
     monkeypatch.setattr(type(worker.pool), "left", property(lambda _: len(slow)))
     monkeypatch.setattr(
         "durable_django.worker.loop.time.sleep", lambda _: worker.loop.deliver(worker.runner.run(slow.pop()))
     )
-    work = worker.loop._gather()
-    assert len(work.results) == together
+    return len(worker.loop._gather().results)
+
+
+@pytest.mark.parametrize(("left", "together"), [(2, 34), (1, 33), (8, 32)])
+def test_the_last_few_of_many_short_activities_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, left: int, together: int
+) -> None:
+    inputs = list(range(32 + left))
+    assert results_with(settled(one), monkeypatch, one, inputs, left) == together
+
+
+@pytest.mark.parametrize(("ended", "left", "together"), [(32, 8, 40), (40, 80, 120), (31, 8, 31)])
+def test_all_of_a_fan_outs_short_activities_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ended: int, left: int, together: int
+) -> None:
+    worker = settled(fan)
+    assert results_with(worker, monkeypatch, fan, [1, ended + left - 1], left) == together
+
+
+def test_the_first_activities_of_all_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = settled(one)
+    client().schedule_new_orchestrations(one, [1, 2])
+    look(worker, "hint_start")
+    worker.pool.is_untried = True
+
+    def sleep(_: float) -> None:
+        worker.run_activities()
+        worker.pool.is_untried = False
+
+    monkeypatch.setattr("durable_django.worker.loop.time.sleep", sleep)
+    assert len(worker.loop._gather().results) == 2
+
+
+def test_the_first_activities_of_all_are_not_waited_for_long() -> None:
+    worker = settled(one)
+    client().schedule_new_orchestrations(one, [1, 2])
+    look(worker, "hint_start")
+    worker.pool.is_untried = True
+    assert worker.loop._gather().results == []
 
 
 def test_stragglers_that_do_not_come_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +263,38 @@ def test_a_look_does_not_wait_for_ever_for_results_that_go_on_coming() -> None:
     work = worker.loop._gather()
 
     assert (len(work.results), work.scan) == (1, True)
+
+
+def crowded(worker: HandWorker, count: int) -> None:
+    """Have as many instances go on as one batch moves, and one more wait for its start."""
+    client().schedule_new_orchestrations(chain, [3] * count)
+    look(worker, "hint_start")
+    look(worker, "hint_start")  # And sees that there are no more.
+    worker.run_activities()
+    client().schedule_new_orchestration(chain, input=1, instance_id="new")
+
+
+def chain(ctx: task.OrchestrationContext, length: int) -> Steps:
+    for number in range(length):
+        yield ctx.call_activity(echo, input=number)
+
+
+def test_results_that_leave_no_room_do_not_make_it_look_again_at_once() -> None:
+    worker = settled(chain, batch_instances=10)
+    crowded(worker, 10)
+
+    look(worker, "hint_start")
+
+    assert status("new") == InstanceStatus.PENDING
+    assert not worker.loop._hinted
+    assert worker.loop._poll_at <= time.monotonic() + 0.1
+
+
+def test_results_that_leave_no_room_hold_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = settled(chain, batch_instances=10)
+    crowded(worker, 10)
+    monkeypatch.setattr("durable_django.worker.intake._PATIENCE_SECONDS", 0.0)
+
+    look(worker, "hint_start")
+
+    assert status("new") == InstanceStatus.RUNNING

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from durable_django.core.registry import Registry
 from durable_django.core.serialization import PayloadCodec
+from durable_django.store.activities import Leased
 from durable_django.worker.activities import ActivityRunner
 from durable_django.worker.pool import ActivityPool
+from tests.factories import NOW
 
 THREADS = 4
 
@@ -46,3 +50,24 @@ def test_only_short_ones_are_about_to_end(pool: ActivityPool) -> None:
     assert pool.left == 1
     pool._learn(1.0)
     assert pool.left == 0
+
+
+def test_until_the_first_one_has_ended_nobody_knows_what_they_take(pool: ActivityPool) -> None:
+    untried = [pool.is_untried]
+    pool.submit([_leased(1)])
+    untried.append(pool.is_untried)
+    pool._learn(1e-4)
+    untried.append(pool.is_untried)
+    assert untried == [False, True, False]
+
+
+def test_a_first_one_that_takes_long_says_enough(pool: ActivityPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.submit([_leased(1)])
+    now = time.monotonic()
+    monkeypatch.setattr("durable_django.worker.pool.time.monotonic", lambda: now + 0.1)
+    pool.submit([_leased(2)])
+    assert not pool.is_untried
+
+
+def _leased(token: int) -> Leased:
+    return Leased(token, 1, "order", "execution", token, "pay", None, "default", None, NOW)
