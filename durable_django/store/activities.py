@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ from durable_django.store import clock, rows
 from durable_django.store.claims import Claimed
 from durable_django.store.rows import any_of, columns, table
 from durable_django.store.scope import Served
+
+_PASSES = 5
+_PASSING_SECONDS = 0.01
+"""InnoDB locks, for a moment, what a scan passes by: who passes over what is locked comes back there."""
 
 _TASK_FIELDS = (
     "instance",
@@ -373,14 +378,26 @@ def release_of(using: str, worker: str) -> None:
 
 
 def _change_leases(using: str, tokens: Sequence[int], change: str, values: list[Any]) -> None:
+    for batch in rows.batched(tokens, 500):
+        left = _change_free(using, batch, change, values)
+        for _ in range(_PASSES):
+            if left:
+                time.sleep(_PASSING_SECONDS)
+                left = _change_free(using, left, change, values)
+
+
+def _change_free(using: str, tokens: Sequence[int], change: str, values: list[Any]) -> list[int]:
+    """Change those leases that nobody holds, and return the others where that is worth another try."""
     vendor = connections[using].vendor
     activity = table(ActivityTask, vendor)
     lock = "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
-    for batch in rows.batched(tokens, 500):
-        condition, parameters = any_of(vendor, "lease_token", batch)
-        with transaction.atomic(using), connections[using].cursor() as cursor:
-            cursor.execute(f"SELECT id FROM {activity} WHERE {condition} ORDER BY id{lock}", parameters)
-            keys = [pk for (pk,) in cursor.fetchall()]
-            if keys:
-                in_keys, more = any_of(vendor, "id", keys)
-                cursor.execute(f"UPDATE {activity} SET {change} WHERE {in_keys}", [*values, *more])
+    condition, parameters = any_of(vendor, "lease_token", tokens)
+    with transaction.atomic(using), connections[using].cursor() as cursor:
+        sql = f"SELECT id, lease_token FROM {activity} WHERE {condition} ORDER BY id"
+        free = rows.ask(cursor, f"{sql}{lock}", parameters)()
+        is_short = vendor == "mysql" and len(free) < len(tokens)
+        there = rows.ask(cursor, sql, parameters)() if is_short else free
+        if free:
+            in_keys, more = any_of(vendor, "id", [key for key, _ in free])
+            cursor.execute(f"UPDATE {activity} SET {change} WHERE {in_keys}", [*values, *more])
+    return [token for _, token in set(there) - set(free)]

@@ -422,5 +422,6 @@ class Batch:
         vendor = self._cursor.db.vendor
         condition, parameters = any_of(vendor, "instance_id", sorted(set(instance_ids)))
         fields = columns(Instance, ("instance_id", "id", "status"), vendor)
-        self._cursor.execute(f"SELECT {fields} FROM {table(Instance, vendor)} WHERE {condition}", parameters)
-        return {instance_id: (pk, status) for instance_id, pk, status in self._cursor.fetchall()}
+        sql = f"SELECT {fields} FROM {table(Instance, vendor)} WHERE {condition}"
+        found = rows.ask(self._cursor, sql, parameters)
+        return {instance_id: (pk, status) for instance_id, pk, status in found()}

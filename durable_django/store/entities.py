@@ -97,10 +97,15 @@ def create(using: str, address: Address, now: datetime) -> None:
 def lock(cursor: CursorWrapper, address: Address) -> LockedEntity | None:
     """Lock an entity's row; None if there is none, or somebody else holds it."""
     vendor = cursor.db.vendor
+    entity = table(Entity, vendor)
+    condition = f"name = %s AND {rows.column(Entity, 'key', vendor)} = %s"
+    if vendor == "mysql":
+        # By its primary key: a lock in the index of names would hold up whoever creates its neighbour there.
+        condition = f"id = (SELECT id FROM {entity} WHERE {condition})"
     skip = "" if vendor == "sqlite" else " FOR UPDATE SKIP LOCKED"
     cursor.execute(
-        f"SELECT id, state, lock_instance_id, lock_execution_id, lock_request FROM {table(Entity, vendor)}"
-        f" WHERE name = %s AND {rows.column(Entity, 'key', vendor)} = %s{skip}",
+        f"SELECT id, state, lock_instance_id, lock_execution_id, lock_request FROM {entity}"
+        f" WHERE {condition}{skip}",
         address,
     )
     row = cursor.fetchone()

@@ -6,10 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from django.db import connections
-
 from durable_django.worker.dispatch import ActivityDispatcher, Handed
 from durable_django.worker.remote import execute_activity
+from tests.worker.byhand import elsewhere
 
 
 class Threads(ActivityDispatcher):
@@ -40,18 +39,7 @@ def run(handed: Handed) -> bool:
 
 def run_in_thread(handed: Handed) -> bool:
     """Run it in a thread of its own, and wait for that."""
-    done: list[bool] = []
-
-    def work() -> None:
-        try:
-            done.append(run(handed))
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    return done[0]
+    return elsewhere(lambda: run(handed))
 
 
 class Wrong:

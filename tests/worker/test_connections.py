@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,24 +9,9 @@ from django.db import DatabaseError, connection, connections, transaction
 from django.db.backends.signals import connection_created
 
 from durable_django.worker import connections as kept
+from tests.worker.byhand import elsewhere
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def in_a_thread(run: Callable[[], object]) -> Any:
-    """Return what ``run`` returns in a thread of its own, whose connections are closed then."""
-    found: list[object] = []
-
-    def go() -> None:
-        try:
-            found.append(run())
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 def query() -> Any:
@@ -46,7 +29,7 @@ def test_a_connection_is_kept_for_the_next_activity() -> None:
         kept.tidy()
         return is_kept and query() is first
 
-    assert in_a_thread(run)
+    assert elsewhere(run)
 
 
 def test_a_connection_is_closed_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +42,7 @@ def test_a_connection_is_closed_after_a_minute(monkeypatch: pytest.MonkeyPatch) 
         kept.tidy()
         return connection.connection
 
-    assert in_a_thread(run) is None
+    assert elsewhere(run) is None
 
 
 def test_a_new_connection_has_its_own_minute() -> None:
@@ -71,7 +54,7 @@ def test_a_new_connection_has_its_own_minute() -> None:
         kept.tidy()
         return connection.connection is second and second is not first
 
-    assert in_a_thread(run)
+    assert elsewhere(run)
 
 
 def test_a_transaction_that_was_left_open_ends_with_its_connection() -> None:
@@ -81,7 +64,7 @@ def test_a_transaction_that_was_left_open_ends_with_its_connection() -> None:
         kept.tidy()
         return connection.connection
 
-    assert in_a_thread(run) is None
+    assert elsewhere(run) is None
 
 
 @pytest.mark.database("postgresql")
@@ -93,7 +76,7 @@ def test_a_connection_whose_server_is_gone_is_closed() -> None:
         kept.tidy()
         return connection.connection
 
-    assert in_a_thread(run) is None
+    assert elsewhere(run) is None
 
 
 @pytest.mark.database("postgresql")
@@ -115,7 +98,7 @@ def test_a_connection_that_no_signal_told_of_is_looked_after_a_little_later(
         kept.tidy()
         return connection.connection
 
-    assert in_a_thread(run) is None
+    assert elsewhere(run) is None
 
 
 def test_connections_of_others_are_left_alone() -> None:
@@ -129,7 +112,7 @@ def test_connections_of_others_are_left_alone() -> None:
         finally:
             private.close()
 
-    assert in_a_thread(run)
+    assert elsewhere(run)
 
 
 def test_a_thread_without_connections_gets_none() -> None:
@@ -137,4 +120,4 @@ def test_a_thread_without_connections_gets_none() -> None:
         kept.tidy()
         return len(connections.all(initialized_only=True))
 
-    assert in_a_thread(run) == 0
+    assert elsewhere(run) == 0

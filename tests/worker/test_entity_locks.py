@@ -13,10 +13,10 @@ from durable_django.client import DurableTaskClient
 from durable_django.core import events
 from durable_django.entities import EntityInstanceId
 from durable_django.models import ActivityTask, Entity, EntityOperation, InstanceStatus, Message
-from durable_django.store import clock, inbox
+from durable_django.store import clock, entities, inbox
 from durable_django.store.inbox import NewMessage
 from tests.factories import FAILURE
-from tests.worker.byhand import assert_sound, failure, instance, output, status
+from tests.worker.byhand import USING, assert_sound, elsewhere, failure, instance, output, status
 from tests.worker.cast import A, B, caller, holder, make_town, start
 from tests.worker.town import Town, locked, signal, state, waiting
 
@@ -268,6 +268,20 @@ class TestRewind:
         town.settle()
         assert output("flow") == 15
         assert state("account", "a") == 15
+
+
+@pytest.mark.database("postgresql", "mysql")  # On SQLite, one transaction excludes all others.
+def test_an_entity_that_performs_holds_up_no_neighbour_that_comes_again() -> None:
+    """InnoDB looks for duplicates of a deleted name up to the next one in the index, and waits for that."""
+    now = clock.now()
+    for address in (("counter", "one"), ("slow", "sloth")):
+        entities.create(USING, address, now)
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        assert entities.lock(cursor, ("slow", "sloth"))
+        for _ in range(20):
+            assert elsewhere(lambda: entities.delete(USING, ("counter", "one")))
+            elsewhere(lambda: entities.create(USING, ("counter", "one"), now))
 
 
 def _fail_activity(instance_id: str, task_id: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import connection, transaction
 
 from durable_django import task
 from durable_django.checks import check_dispatchers, check_settings
@@ -19,7 +19,7 @@ from durable_django.core import events, registry
 from durable_django.core.errors import ActivityNotRegisteredError
 from durable_django.core.registry import Registry
 from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, Worker
-from durable_django.store import clock
+from durable_django.store import activities, clock
 from durable_django.store import workers as store_workers
 from durable_django.worker import DurableTaskWorker
 from durable_django.worker.dispatch import dispatchers
@@ -317,3 +317,28 @@ def test_a_dispatcher_that_cannot_be_made_stops_the_worker(settings: Any) -> Non
         dispatchers()
     with pytest.raises(ImproperlyConfigured, match=r"no\.such"):
         DurableTaskWorker(registry=registered()).start()
+
+
+@pytest.mark.database("mysql")
+def test_a_lease_that_a_scan_passes_by_is_given_back_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = clock.aware(clock.now() + timedelta(seconds=60))
+    factories.make_activity(factories.make_instance("caller"), 1, lease_token=42, visible_at=later)
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def scan() -> None:
+        with transaction.atomic():
+            ActivityTask.objects.select_for_update().get()
+            has_begun.set()
+            may_end.wait(10)
+        connection.close()
+
+    def wait_for_it(_: float) -> None:
+        may_end.set()
+        scanning.join()
+
+    scanning = threading.Thread(target=scan)
+    scanning.start()
+    has_begun.wait(10)
+    monkeypatch.setattr("durable_django.store.activities.time.sleep", wait_for_it)
+    activities.release("default", [42])
+    assert ActivityTask.objects.get().lease_token is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.worker.byhand import (
     assert_sound,
     assert_tables_are_empty,
     client,
+    elsewhere,
     held_by_another,
     instance,
     output,
@@ -57,32 +57,6 @@ def _clock_comes_back() -> Iterator[None]:
     before = clock._offset
     yield
     clock._offset = before
-
-
-@contextmanager
-def elsewhere() -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Give a way to run code on another connection, in another thread, as another process would."""
-    failures: list[BaseException] = []
-
-    def run(code: Callable[[], Any]) -> Any:
-        results: list[Any] = []
-
-        def target() -> None:
-            try:
-                results.append(code())
-            except BaseException as error:  # noqa: BLE001 - told in the test's thread
-                failures.append(error)
-            finally:
-                connections.close_all()
-
-        thread = threading.Thread(target=target)
-        thread.start()
-        thread.join(60)
-        if failures:
-            raise failures[0]
-        return results[0]
-
-    yield run
 
 
 # ------------------------------------------------------------------------------------- held instances
@@ -287,8 +261,7 @@ def test_the_tripwire_holds_where_two_workers_have_fed_the_same_execution() -> N
     ours, theirs = worker("ours"), worker("theirs")
     client().schedule_new_orchestration(chain, input=2, instance_id="flow")
     ours.step()
-    with elsewhere() as run:
-        run(theirs.step)
+    elsewhere(theirs.step)
     stale = instance("flow").next_sequence
     ours.run_activities()
     ours.step()
