@@ -48,7 +48,7 @@ class Moved(NamedTuple):
 
     @property
     def is_news(self) -> bool:
-        """Whether the instance has started or ended, which others may wait for; else it has only gone on."""
+        """Whether the instance has started or ended; else it has only gone on."""
         return self.outcome.status is not OrchestrationStatus.RUNNING or self.instance.is_pending
 
 

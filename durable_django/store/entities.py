@@ -95,7 +95,7 @@ def create(using: str, address: Address, now: datetime) -> None:
 
 
 def lock(cursor: CursorWrapper, address: Address) -> LockedEntity | None:
-    """Lock an entity's row; None if there is none, or somebody else holds it."""
+    """Lock an entity's row; None if there is none, or somebody else holds it. First in its transaction."""
     vendor = cursor.db.vendor
     entity = table(Entity, vendor)
     condition = f"name = %s AND {rows.column(Entity, 'key', vendor)} = %s"

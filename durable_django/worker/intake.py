@@ -133,7 +133,7 @@ class Intake:
                 self._last_scanned = len(found)
                 # Below its limits it has seen all: to look again at once would only delay results to come.
                 self._has_more = len(found) >= min(work.starts, room)
-            report.is_full = self._has_more  # Where there was no room, as far as known: it looks again soon.
+            report.is_full, report.is_crowded = self._has_more, not room
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
         movable = self._within_budget(movable, report)

@@ -198,6 +198,7 @@ class TurnLoop:
         self._move_local()
         self._schedule_poll(work, report)
         is_quiet = (work.scan or was_idle) and not (report.did_something or self._wake.is_set())
+        is_quiet = is_quiet and not report.is_crowded
         if is_quiet and self._is_at_rest and not (self._alone or self._local):
             self.is_idle.set()
 
@@ -383,7 +384,7 @@ class TurnLoop:
             self._wake.set()
 
     def _schedule_poll(self, work: Work, report: Report) -> None:
-        if report.did_something or report.missed:
+        if report.did_something or report.missed or report.is_crowded:
             self._pause = polling.SHORTEST
         if work.scan:
             self._poll_at = time.monotonic() + self._pause
@@ -391,7 +392,7 @@ class TurnLoop:
                 seconds = (report.next_due - clock.now()).total_seconds()
                 self._poll_at = min(self._poll_at, time.monotonic() + seconds)
             self._pause = polling.longer(self._pause, self._poll_interval())
-        elif report.missed or (work.looks and report.did_something):
+        elif report.missed or report.is_crowded or (work.looks and report.did_something):
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
 
     def _survive(self) -> None:

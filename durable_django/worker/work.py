@@ -45,8 +45,9 @@ class Report:
     batch, ``local`` those with local activities to run, each in a transaction of its own, ``lost_results``
     what was not recorded and is to be handed in again. ``local_ran`` says how many local activities were
     run, ``local_failures`` are those that failed. ``is_announced`` says that whoever waits in other processes
-    has been told of ``ended``. ``is_full`` says that there may be more where this came from, ``missed``
-    that an instance was held by somebody else, ``next_due`` (of an empty scan) when something will be ready.
+    has been told of ``ended``. ``is_full`` says that there may be more where this came from, ``is_crowded``
+    that results have left no room to look, ``missed`` that an instance was held by somebody else,
+    ``next_due`` (of an empty scan) when something will be ready.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -60,6 +61,7 @@ class Report:
     lost_results: list[ActivityResult] = field(default_factory=list)
     is_announced: bool = False
     is_full: bool = False
+    is_crowded: bool = False
     missed: bool = False
     more_activities: bool = False
     next_due: datetime | None = None

@@ -10,6 +10,7 @@ import pytest
 
 from durable_django import task
 from durable_django.models import ActivityTask, InstanceStatus
+from durable_django.store import wakeup
 from tests import factories
 from tests.worker.byhand import HandWorker, client, output, status
 
@@ -265,13 +266,14 @@ def test_a_look_does_not_wait_for_ever_for_results_that_go_on_coming() -> None:
     assert (len(work.results), work.scan) == (1, True)
 
 
-def crowded(worker: HandWorker, count: int) -> None:
-    """Have as many instances go on as one batch moves, and one more wait for its start."""
-    client().schedule_new_orchestrations(chain, [3] * count)
+def crowded(worker: HandWorker, count: int) -> list[str]:
+    """Have as many instances go on as one batch moves, and one more wait for its start; return their ids."""
+    ids = client().schedule_new_orchestrations(chain, [3] * count)
     look(worker, "hint_start")
     look(worker, "hint_start")  # And sees that there are no more.
     worker.run_activities()
     client().schedule_new_orchestration(chain, input=1, instance_id="new")
+    return ids
 
 
 def chain(ctx: task.OrchestrationContext, length: int) -> Steps:
@@ -279,15 +281,30 @@ def chain(ctx: task.OrchestrationContext, length: int) -> Steps:
         yield ctx.call_activity(echo, input=number)
 
 
-def test_results_that_leave_no_room_do_not_make_it_look_again_at_once() -> None:
-    worker = settled(chain, batch_instances=10)
-    crowded(worker, 10)
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let results leave no room for as long as they come."""
+    monkeypatch.setattr("durable_django.worker.intake._PATIENCE_SECONDS", float("inf"))
 
-    look(worker, "hint_start")
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("hint", ["hint", "hint_start"])
+@pytest.mark.parametrize("stop", [None, "suspend_orchestration", "terminate_orchestration"])
+def test_results_that_leave_no_room_have_it_look_again_in_a_moment(hint: str, stop: str | None) -> None:
+    worker = settled(chain, batch_instances=10)
+    ids = crowded(worker, 10)
+    for instance_id in ids if stop else ():
+        getattr(client(), str(stop))(instance_id)
+    worker.loop._poll_at, worker.loop._pause = float("inf"), 60.0
+
+    look(worker, hint)
 
     assert status("new") == InstanceStatus.PENDING
-    assert not worker.loop._hinted
+    assert not worker.loop._hinted, "not at once: the next results are about to come"
+    assert not worker.loop.is_idle.is_set()
     assert worker.loop._poll_at <= time.monotonic() + 0.1
+    look(worker, hint)
+    assert status("new") == InstanceStatus.RUNNING
 
 
 def test_results_that_leave_no_room_hold_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,3 +315,32 @@ def test_results_that_leave_no_room_hold_nobody_up_for_long(monkeypatch: pytest.
     look(worker, "hint_start")
 
     assert status("new") == InstanceStatus.RUNNING
+
+
+def silent(ctx: task.OrchestrationContext, _: Any) -> str:
+    return "done"
+
+
+def failing(ctx: task.OrchestrationContext, _: Any) -> None:
+    raise ValueError("no")
+
+
+def again(ctx: task.OrchestrationContext, left: int) -> None:
+    if left:
+        ctx.continue_as_new(left - 1)
+
+
+def test_clients_are_told_of_ends_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(wakeup.Outbox, "changes", lambda _, ids, **__: told.extend(ids))
+    worker = settled(wait, one, silent, failing, again)
+    for orchestrator in (wait, one, silent, failing):
+        client().schedule_new_orchestration(orchestrator, instance_id=orchestrator.__name__)
+    client().schedule_new_orchestration(again, input=1, instance_id="again")
+
+    look(worker, "hint_start")
+
+    assert sorted(told) == ["again", "failing", "silent"]
+    told.clear()
+    worker.settle()
+    assert sorted(told) == ["again", "one"]

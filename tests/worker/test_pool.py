@@ -52,7 +52,14 @@ def test_only_short_ones_are_about_to_end(pool: ActivityPool) -> None:
     assert pool.left == 0
 
 
-def test_until_the_first_one_has_ended_nobody_knows_what_they_take(pool: ActivityPool) -> None:
+def test_a_batch_of_them_may_wait_before_one_has_ended(pool: ActivityPool) -> None:
+    assert pool.free == THREADS * (1 + 20)
+
+
+def test_until_the_first_one_has_ended_nobody_knows_what_they_take(
+    pool: ActivityPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durable_django.worker.pool.time.monotonic", lambda: 1.0)
     untried = [pool.is_untried]
     pool.submit([_leased(1)])
     untried.append(pool.is_untried)
