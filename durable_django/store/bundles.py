@@ -87,7 +87,9 @@ def add(
     rows.insert(cursor, ActivityBundle, _FIELDS, [(token, worker, tasks, present, until)])
 
 
-def record(cursor: CursorWrapper, finished: Sequence[Leased], emptied: Collection[int]) -> Sequence[Recorded]:
+def record(
+    cursor: CursorWrapper, finished: Sequence[Leased], emptied: Collection[int]
+) -> Sequence[Leased | Recorded]:
     """Return those of these activities, leased in bundles, that are still their holder's.
 
     ``emptied`` are the bundles that have no others left. Of a bundle that is gone, the activities' rows are
@@ -95,13 +97,9 @@ def record(cursor: CursorWrapper, finished: Sequence[Leased], emptied: Collectio
     """
     there = _lock(cursor, sorted({leased.bundle for leased in finished if leased.bundle is not None}))
     rows.delete(cursor, ActivityBundle, "token", [token for token in emptied if token in there])
-    found = [
-        Recorded(leased.token, leased.instance, leased.execution_id, leased.task_id)
-        for leased in finished
-        if leased.bundle in there
-    ]
+    found = [leased for leased in finished if leased.bundle in there]
     gone = [leased.token for leased in finished if leased.bundle not in there]
-    return found + activities.record(cursor, gone)()
+    return [*found, *activities.record(cursor, gone)()]
 
 
 def strike(cursor: CursorWrapper, finished: Sequence[Leased]) -> None:

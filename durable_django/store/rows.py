@@ -312,6 +312,10 @@ _TO_JSON: dict[str, Callable[[Any], str]] = {
     "TraceContext": _dataclass_to_json,
 }
 
+_FIELD_TO_JSON: dict[str, Callable[[Any], str]] = {
+    "queued_at": lru_cache(maxsize=64)(datetime.isoformat),  # One for all activities of a batch.
+}
+
 
 def _parent(value: dict[str, Any]) -> events.ParentInstanceInfo:
     instance = value.pop("orchestration_instance", None)
@@ -359,7 +363,9 @@ def _shape(kind: int, cls: type[HistoryEvent]) -> _Shape:
         if field.name not in in_columns
     }
     attributes = tuple((name, _FROM_JSON.get(base, _as_is)) for name, base in types.items())
-    writers = tuple(_TO_JSON.get(base, json.dumps) for base in types.values())
+    writers = tuple(
+        _FIELD_TO_JSON.get(name) or _TO_JSON.get(base, json.dumps) for name, base in types.items()
+    )
     members = tuple(
         f'"{name}": "%s"' if base == "datetime" else f'"{name}": %s' for name, base in types.items()
     )

@@ -164,7 +164,9 @@ class Intake:
         found = Found(result.event(result.leased.task_id), instance.execution_id, result.leased)
         return Taken([instance], [instance], {}, {instance.pk: [found]})
 
-    def _record(self, cursor: CursorWrapper, finished: Sequence[Leased]) -> Callable[[], Sequence[Recorded]]:
+    def _record(
+        self, cursor: CursorWrapper, finished: Sequence[Leased]
+    ) -> Callable[[], Sequence[Leased | Recorded]]:
         """Take finished activities out of the tables; what is returned gives those that were still ours."""
         if self._bundles is None or all(leased.bundle is None for leased in finished):
             return activities.record(cursor, [leased.token for leased in finished])
@@ -172,7 +174,7 @@ class Intake:
         return lambda: recorded
 
     @staticmethod
-    def _found(results: Sequence[ActivityResult], recorded: Sequence[Recorded]) -> Results:
+    def _found(results: Sequence[ActivityResult], recorded: Sequence[Leased | Recorded]) -> Results:
         """Return the events of those results whose rows were still ours, by instance."""
         rows_by_token = {row.token: row for row in recorded}
         found: Results = {}
