@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import cache
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -255,14 +255,12 @@ def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str], *, is_sm
     return True
 
 
-@contextmanager
-def waiter(using: str, instance_id: str) -> Iterator[threading.Event]:
+def waiter(using: str, instance_id: str) -> AbstractContextManager[threading.Event]:
     """Give an event that is set, as far as anybody tells, at an instance's end.
 
     Nobody tells of its start: hardly anybody waits for that, and all would pay for it.
     """
-    with hub(using).waiter(instance_id, listen=True) as event:
-        yield event
+    return hub(using).waiter(instance_id, listen=True)
 
 
 @cache

@@ -197,8 +197,8 @@ class TurnLoop:
         self._move_suspects()
         self._move_local()
         self._schedule_poll(work, report)
-        is_quiet = (work.scan or was_idle) and not (report.did_something or self._wake.is_set())
-        is_quiet = is_quiet and not report.is_crowded
+        is_busy = report.did_something or report.is_crowded or self._wake.is_set()
+        is_quiet = (work.scan or was_idle) and not is_busy
         if is_quiet and self._is_at_rest and not (self._alone or self._local):
             self.is_idle.set()
 

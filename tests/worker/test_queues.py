@@ -319,7 +319,7 @@ def test_a_dispatcher_that_cannot_be_made_stops_the_worker(settings: Any) -> Non
         DurableTaskWorker(registry=registered()).start()
 
 
-@pytest.mark.database("mysql")
+@pytest.mark.database("mysql")  # No other database locks what a scan only passes by.
 def test_a_lease_that_a_scan_passes_by_is_given_back_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
     later = clock.aware(clock.now() + timedelta(seconds=60))
     factories.make_activity(factories.make_instance("caller"), 1, lease_token=42, visible_at=later)
