@@ -315,9 +315,7 @@ class DurableTaskClient:
             OrchestrationNotFoundError: There is no such instance.
         """
         name = check_name("event", event_name)
-        control.raise_event(
-            self.using, instance_id, name, self._codec.dumps(data, f"the data of event {name!r}")
-        )
+        control.raise_event(self.using, instance_id, name, self._codec.dumps(data, "the data of event", name))
 
     def terminate_orchestration(
         self, instance_id: str, *, output: Any = None, recursive: bool = True
@@ -326,7 +324,7 @@ class DurableTaskClient:
 
         Nothing happens if there is no such instance, or it has ended.
         """
-        text = self._codec.dumps(output, f"the output of orchestration {instance_id!r}")
+        text = self._codec.dumps(output, "the output of orchestration", instance_id)
         control.terminate(self.using, instance_id, text, recursive=recursive)
 
     def suspend_orchestration(self, instance_id: str) -> None:

@@ -187,7 +187,7 @@ class EntityContext:
         """
         name = check_name("orchestrator", orchestration_name)
         chosen = new_instance_id() if instance_id is None else check_instance_id(instance_id)
-        payload = self._codec.dumps(input, f"the input of orchestrator {name!r}")
+        payload = self._codec.dumps(input, "the input of orchestrator", name)
         self._effects.starts.append(Start(name, chosen, payload))
         return chosen
 
@@ -219,7 +219,7 @@ def make_signal(
     due = signal_time
     if due is not None and due.tzinfo is not None:
         due = (due - (due.utcoffset() or due - due)).replace(tzinfo=None)
-    payload = codec.dumps(value, f"the input of operation {operation!r}")
+    payload = codec.dumps(value, "the input of operation", operation)
     return Signal(target, operation, payload, due)
 
 

@@ -96,7 +96,7 @@ def registration_of(fn: object) -> Registration | None:
     """Return what a decorator has declared of ``fn``; None for a function that none has touched."""
     # A subclass of a declared entity class is another entity: what it inherits does not count.
     declared = vars(fn).get(_ATTRIBUTE) if isinstance(fn, type) else getattr(fn, _ATTRIBUTE, None)
-    return declared if isinstance(declared, Registration) else None
+    return declared if declared is not None and isinstance(declared, Registration) else None
 
 
 def get_name(fn: Function) -> str:

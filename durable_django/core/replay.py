@@ -419,7 +419,7 @@ class Execution:
             self._restart(*self._wanted_restart)
             return
         try:
-            output = self.options.codec.dumps(result, f"the result of orchestrator {self.started.name!r}")
+            output = self.options.codec.dumps(result, "the result of orchestrator", self.started.name)
         except Exception as error:  # noqa: BLE001 - whatever the converter raises
             self._fail(error)
         else:

@@ -106,8 +106,10 @@ class PayloadCodec:
     converter: DataConverter = DEFAULT_DATA_CONVERTER
     max_bytes: int | None = None
 
-    def dumps(self, value: Any, what: str) -> str | None:
-        """Return ``value`` as text to store; ``what`` names it in errors: "the input of activity 'a'".
+    def dumps(self, value: Any, what: str, name: str | None = None) -> str | None:
+        """Return ``value`` as text to store.
+
+        Errors call it ``what``, with the ``name`` of whose it is: "the input of activity 'a'".
 
         Raises:
             TypeError: the converter cannot write ``value``, or returned something else than text.
@@ -116,16 +118,24 @@ class PayloadCodec:
         try:
             text: object = self.converter.serialize(value)
         except Exception as error:
-            error.add_note(f"This was met while writing {what}.")
+            error.add_note(f"This was met while writing {_subject(what, name)}.")
             raise
         if text is None:
             return None
         if not isinstance(text, str):
             raise TypeError(
-                f"{_name(self.converter)}.serialize() gave {what} as {_name(text)}, not as str or None"
+                f"{_name(self.converter)}.serialize() gave {_subject(what, name)} as {_name(text)}, "
+                "not as str or None"
             )
-        self.check(text, what)
+        if not self._is_plain(text):
+            self.check(text, _subject(what, name))
         return text
+
+    def _is_plain(self, text: str) -> bool:
+        """Tell whether a text can be stored for sure, at a glance."""
+        if not text.isascii() or "\x00" in text:
+            return False
+        return self.max_bytes is None or len(text) <= self.max_bytes
 
     def check(self, text: str, what: str) -> None:
         """Make sure that a text that is written already can be stored as ``what``.
@@ -148,6 +158,10 @@ class PayloadCodec:
     def loads(self, text: str | None, target_type: Any = None) -> Any:
         """Return the value of a stored text, as ``target_type`` where the converter can."""
         return self.converter.deserialize(text, target_type)
+
+
+def _subject(what: str, name: str | None) -> str:
+    return what if name is None else f"{what} {name!r}"
 
 
 def _name(value: object) -> str:

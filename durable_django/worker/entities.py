@@ -235,7 +235,7 @@ class EntityProcessor:
         result = perform(registered, context, op.input)
         if inspect.isawaitable(result):
             result = async_to_sync(_awaited)(result)
-        return self._codec.dumps(result, f"the result of operation {op.operation!r}")
+        return self._codec.dumps(result, "the result of operation", op.operation)
 
     @staticmethod
     def _adopt(entity: LockedEntity, effects: Effects, batch: _Batch) -> None:

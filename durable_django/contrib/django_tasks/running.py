@@ -132,7 +132,7 @@ class _Attempt:
         """Take what the function has returned; raise an error if it cannot be stored, which is a failure."""
         self.value = normalize_json(value)
         codec = PayloadCodec(data_converter(), settings.MAX_PAYLOAD_BYTES)
-        codec.dumps(self.value, f"the result of task {self.task.module_path!r}")
+        codec.dumps(self.value, "the result of task", self.task.module_path)
         results.succeed(self._result, self.value)
 
     def announce_success(self) -> None:
