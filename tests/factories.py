@@ -14,7 +14,7 @@ from durable_django.core.events import HistoryEvent
 from durable_django.core.ids import new_execution_id
 from durable_django.models import ActivityTask, Instance, InstanceStatus, Message, MessageKind, Timer, Worker
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import clock, rows
+from durable_django.store import clock, histories
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 FAILURE = FailureDetails("it broke", "builtins.ValueError")
@@ -67,7 +67,7 @@ def add_history(instance: Instance, *happened: HistoryEvent) -> None:
     instance.turn += 1
     for event in happened:
         event.timestamp = max(event.timestamp, NOW)
-        kind, task_id, name, data, attributes = rows.event_columns(event)
+        kind, task_id, name, data, attributes = histories.event_columns(event)
         HistoryRow.objects.create(
             instance=instance,
             execution_id=instance.execution_id,
@@ -140,4 +140,4 @@ def history_of(instance: Instance) -> list[HistoryEvent]:
     stored = HistoryRow.objects.filter(instance=instance, execution_id=instance.execution_id)
     sequences = list(stored.order_by("sequence").values_list("sequence", flat=True))
     assert sequences == list(range(instance.next_sequence))
-    return rows.read_history(connection.alias, instance.pk, instance.execution_id)
+    return histories.read(connection.alias, instance.pk, instance.execution_id)

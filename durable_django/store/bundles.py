@@ -33,7 +33,7 @@ from django.db.models import Max, QuerySet
 from durable_django.core.events import TaskCompletedEvent, TaskFailedEvent, TaskScheduledEvent
 from durable_django.models import ActivityBundle, ActivityTask, Instance
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import activities, clock, rows
+from durable_django.store import activities, clock, histories, rows
 from durable_django.store.activities import Leased, NewActivity, Recorded
 from durable_django.store.rows import any_of, table
 
@@ -52,8 +52,8 @@ _EVENT_FIELDS = (
     "data",
     "attributes",
 )
-_SCHEDULED = rows.kind_of(TaskScheduledEvent)
-_RESULTS = (rows.kind_of(TaskCompletedEvent), rows.kind_of(TaskFailedEvent))
+_SCHEDULED = histories.kind_of(TaskScheduledEvent)
+_RESULTS = (histories.kind_of(TaskCompletedEvent), histories.kind_of(TaskFailedEvent))
 
 
 class Call(NamedTuple):
@@ -266,7 +266,7 @@ def _scheduled(using: str, calls: Sequence[Call]) -> dict[Any, TaskScheduledEven
     found = _history(using, calls).filter(kind=_SCHEDULED, turn__in=turns).values_list(*_EVENT_FIELDS)
     scheduled: dict[Any, TaskScheduledEvent] = {}
     for instance, execution_id, turn, timestamp, kind, task_id, *columns in found:
-        event = rows.event_from_columns(clock.from_orm(timestamp), kind, task_id, *columns)
+        event = histories.event_from_columns(clock.from_orm(timestamp), kind, task_id, *columns)
         assert isinstance(event, TaskScheduledEvent)
         scheduled[instance, execution_id, task_id, turn] = event
     return scheduled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -16,12 +16,22 @@ from durable_django.core.decisions import SCHEDULING_EVENTS, TurnOutcome
 from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExistsError, qualified_name
 from durable_django.core.ids import new_execution_id
 from durable_django.core.status import OrchestrationStatus
-from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Timer
-from durable_django.store import activities, bundles, clock, inbox, instances, operations, retention, rows
+from durable_django.store import (
+    activities,
+    bundles,
+    clock,
+    histories,
+    inbox,
+    instances,
+    operations,
+    retention,
+    rows,
+)
 from durable_django.store.activities import Leased, NewActivity
 from durable_django.store.bundles import Call
 from durable_django.store.claims import NOTHING, Claimed, claim_keys
+from durable_django.store.histories import Appended
 from durable_django.store.inbox import NewMessage, NewStart
 from durable_django.store.instances import NewInstance
 from durable_django.store.operations import Address, NewOperation
@@ -146,9 +156,8 @@ class Batch:
     def write(self) -> Committed:
         """Write everything, and say what follows from it after the commit."""
         cursor = self._cursor
-        count = sum(len(moved.outcome.events) for moved in self._moved)
-        history = rows.Made(self._history, count, then=lambda: self._bundle)
-        rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, history)
+        appended = [self._appended(moved) for moved in self._moved]
+        histories.insert(cursor, appended, then=lambda: self._bundle)
         self.write_progress()
         self._delete_timers()
         inbox.delete(cursor, self._carriers)
@@ -167,13 +176,11 @@ class Batch:
 
     # ---------------------------------------------------------------- one instance
 
-    def _history(self) -> Iterator[tuple[Any, ...]]:
-        for moved in self._moved:
-            instance = moved.instance
-            timestamp = self._stamp(moved.now)
-            key, execution_id, turn = instance.pk, instance.execution_id, instance.turn + 1
-            for sequence, event in enumerate(moved.outcome.events, instance.next_sequence):
-                yield key, execution_id, sequence, timestamp, turn, *rows.event_columns(event)
+    def _appended(self, moved: Moved) -> Appended:
+        instance = moved.instance
+        key, execution_id, sequence = instance.pk, instance.execution_id, instance.next_sequence
+        events_ = moved.outcome.events
+        return Appended(key, execution_id, sequence, self._stamp(moved.now), instance.turn + 1, events_)
 
     def _schedule(self, moved: Moved, event: events.HistoryEvent) -> None:
         instance, outcome = moved.instance, moved.outcome

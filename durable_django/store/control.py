@@ -25,8 +25,19 @@ from durable_django.core.status import OrchestrationStatus
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.models import Instance, InstanceStatus, Message, MessageKind
 from durable_django.signals import orchestration_terminated
-from durable_django.store import bundles, clock, families, inbox, instances, operations, rows, wakeup
+from durable_django.store import (
+    bundles,
+    clock,
+    families,
+    histories,
+    inbox,
+    instances,
+    operations,
+    rows,
+    wakeup,
+)
 from durable_django.store.families import TERMINAL
+from durable_django.store.histories import Appended
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
 from durable_django.store.subjects import Subject
@@ -210,16 +221,15 @@ def record(cursor: CursorWrapper, happened: Sequence[tuple[Instance, HistoryEven
 
     The caller saves the instances: ``last_updated_at``, ``next_sequence`` and ``turn``.
     """
-    history = []
+    appended = []
     for instance, event in happened:
         instance.turn += 1
         instance.last_updated_at = clock.aware(event.timestamp)
-        kind, *columns = rows.event_columns(event)
         at = clock.to_database(cursor.db.alias, event.timestamp)
-        where = (instance.pk, instance.execution_id, instance.next_sequence, at, instance.turn, kind)
-        history.append((*where, *columns))
+        where = (instance.pk, instance.execution_id, instance.next_sequence)
+        appended.append(Appended(*where, at, instance.turn, [event]))
         instance.next_sequence += 1
-    rows.insert(cursor, HistoryRow, rows.HISTORY_FIELDS, history)
+    histories.insert(cursor, appended)
 
 
 def raise_conflict(instance: Instance, what: str, needed: str) -> NoReturn:
@@ -262,7 +272,7 @@ def _has_started(using: str, instance: Instance) -> bool:
     history = HistoryRow.objects.using(using).filter(
         instance=instance,
         execution_id=instance.execution_id,
-        kind=rows.kind_of(events.ExecutionStartedEvent),
+        kind=histories.kind_of(events.ExecutionStartedEvent),
     )
     starts = Message.objects.using(using).filter(instance=instance, kind=MessageKind.START)
     return history.exists() or starts.exists()

@@ -15,7 +15,7 @@ from durable_django.core import events
 from durable_django.core.decisions import ContinueAsNew
 from durable_django.core.events import EventRaisedEvent, HistoryEvent
 from durable_django.models import Message, MessageKind, Timer
-from durable_django.store import clock, rows
+from durable_django.store import clock, histories, rows
 from durable_django.store.claims import Claimed
 from durable_django.store.rows import any_of, table
 
@@ -125,7 +125,7 @@ def add(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime) ->
     visible_at = clock.to_database(cursor.db.alias, now)
     values = []
     for message in messages:
-        _, task_id, name, data, attributes = rows.event_columns(message.event)
+        _, task_id, name, data, attributes = histories.event_columns(message.event)
         kind = int(_KINDS[type(message.event)])
         values.append(
             (
@@ -197,7 +197,7 @@ def _sorted_in(
         elif kind == _TIMER:
             inbox.add(events.TimerFiredEvent(-1, now, clock.from_orm(at), rest[0]), (kind, pk))
         else:
-            event = rows.event_from_columns(now, rows.kind_of(_EVENTS[kind]), *rest)
+            event = histories.event_from_columns(now, histories.kind_of(_EVENTS[kind]), *rest)
             inbox.add(event, (kind, pk))
     return dict(arrived)
 

@@ -31,7 +31,7 @@ from durable_django.models import (
     Worker,
 )
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import bundles, clock, families, rows
+from durable_django.store import bundles, clock, families, histories, rows
 
 _LATELY = 3000
 """How many of the latest events tell how long activities take."""
@@ -183,13 +183,13 @@ def history(
         instance_id=instance, execution_id=execution_id, sequence__gt=after
     )
     if classes is not None:
-        query = query.filter(kind__in=[rows.kind_of(cls) for cls in classes])
+        query = query.filter(kind__in=[histories.kind_of(cls) for cls in classes])
     if task_id is not None:
         query = query.filter(task_id=task_id)
     data = F("data") if longest is None else Left("data", longest) if longest else Value(None, TextField())
     fields = ("sequence", "turn", "timestamp", "kind", "task_id", "name", data, "attributes")
     return [
-        Recorded(sequence, turn, rows.event_from_columns(clock.from_orm(timestamp), *columns))
+        Recorded(sequence, turn, histories.event_from_columns(clock.from_orm(timestamp), *columns))
         for sequence, turn, timestamp, *columns in query.order_by("sequence").values_list(*fields)[:limit]
     ]
 
@@ -201,12 +201,12 @@ def attempts(using: str, instance_id: str, *, with_running: bool) -> Attempts:
     query = HistoryRow.objects.using(using).filter(
         instance__instance_id=instance_id,
         execution_id=F("instance__execution_id"),
-        kind__in=[rows.kind_of(TaskCompletedEvent), rows.kind_of(TaskFailedEvent)],
+        kind__in=[histories.kind_of(TaskCompletedEvent), histories.kind_of(TaskFailedEvent)],
     )
     fields = ("timestamp", "kind", "task_id", "name", Value(None, TextField()), "attributes")
     ended: list[TaskCompletedEvent | TaskFailedEvent] = []
     for timestamp, *columns in query.order_by("sequence").values_list(*fields):
-        event = rows.event_from_columns(clock.from_orm(timestamp), *columns)
+        event = histories.event_from_columns(clock.from_orm(timestamp), *columns)
         if isinstance(event, TaskCompletedEvent | TaskFailedEvent):
             ended.append(event)
     if running is None or any(event.task_scheduled_id == running[0] for event in ended):
@@ -348,7 +348,7 @@ def slowest_activities(using: str, limit: int) -> list[ActivityTimes]:
     seconds: dict[str, list[float]] = {}
     latest = HistoryRow.objects.using(using).order_by("-pk").values_list(*fields)[:_LATELY]
     for instance, execution_id, timestamp, *columns in reversed(latest):
-        event = rows.event_from_columns(clock.from_orm(timestamp), *columns)
+        event = histories.event_from_columns(clock.from_orm(timestamp), *columns)
         if isinstance(event, TaskScheduledEvent):
             names[instance, execution_id, event.event_id] = event.name
         elif isinstance(event, TaskCompletedEvent | TaskFailedEvent):
@@ -421,7 +421,7 @@ def _attempts(using: str, instance: Instance, task_ids: Sequence[int]) -> dict[i
     scheduled = HistoryRow.objects.using(using).filter(
         instance=instance,
         execution_id=instance.execution_id,
-        kind=rows.kind_of(TaskScheduledEvent),
+        kind=histories.kind_of(TaskScheduledEvent),
         task_id__in=task_ids,
     )
     found: dict[Any, int] = dict(

@@ -15,7 +15,7 @@ from durable_django.core import events
 from durable_django.core.entity import EntityInstanceId, Signal
 from durable_django.models import EntityOperation, EntityOperationKind
 from durable_django.models import HistoryEvent as HistoryRow
-from durable_django.store import clock, rows, wakeup
+from durable_django.store import clock, histories, rows, wakeup
 from durable_django.store.rows import any_of, columns, table
 
 FIELDS = (
@@ -151,8 +151,8 @@ def of_open_sections(cursor: CursorWrapper, executions: Mapping[int, str]) -> li
         return []
     vendor = cursor.db.vendor
     kinds = [
-        rows.kind_of(events.EntityLockRequestedEvent),
-        rows.kind_of(events.EntityUnlockSentEvent),
+        histories.kind_of(events.EntityLockRequestedEvent),
+        histories.kind_of(events.EntityUnlockSentEvent),
     ]
     of_instance, keys = any_of(vendor, "instance_id", sorted(executions))
     of_execution, ids = any_of(vendor, "execution_id", sorted(executions.values()))
@@ -165,7 +165,7 @@ def of_open_sections(cursor: CursorWrapper, executions: Mapping[int, str]) -> li
     )
     open_locks: dict[tuple[int, str, str], str] = {}
     for instance, execution_id, *stored in cursor.fetchall():
-        event = rows.event_from_columns(clock.now(), *stored)
+        event = histories.event_from_columns(clock.now(), *stored)
         if isinstance(event, events.EntityLockRequestedEvent):
             for entity_id in event.lock_set:
                 open_locks[instance, event.critical_section_id, entity_id] = execution_id
@@ -183,7 +183,7 @@ def is_left(cursor: CursorWrapper, instance: int, execution_id: str, request: st
     left = HistoryRow.objects.using(cursor.db.alias).filter(
         instance=instance,
         execution_id=execution_id,
-        kind=rows.kind_of(events.EntityUnlockSentEvent),
+        kind=histories.kind_of(events.EntityUnlockSentEvent),
         attributes__contains=section,
     )
     return left.exists()

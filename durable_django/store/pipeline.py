@@ -77,6 +77,19 @@ def leave(using: str) -> None:
             pipes.close()
 
 
+@contextmanager
+def outside(using: str) -> Iterator[None]:
+    """Do in the present transaction what no pipeline can, such as COPY, and go on in the pipeline, if any."""
+    connection = connections[using]
+    pipes = _open.get(connection)
+    leave(using)
+    yield
+    if pipes is not None:
+        with connection.wrap_database_errors:
+            pipes.enter_context(connection.connection.pipeline())
+        _open[connection] = pipes
+
+
 def confirm(using: str) -> None:
     """Wait until all that was executed in the present pipeline has succeeded."""
     connection = connections[using]

@@ -20,7 +20,7 @@ from durable_django.core.errors import FailureDetails
 from durable_django.core.events import HistoryEvent
 from durable_django.core.status import TERMINAL_STATUSES, OrchestrationStatus
 from durable_django.models import Instance
-from durable_django.store import clock, families, rows
+from durable_django.store import clock, families, histories, rows
 from durable_django.store.rows import any_of, column, columns, table
 from durable_django.store.subjects import Subject
 
@@ -107,7 +107,7 @@ def history(using: str, instance_id: str, execution_id: str | None = None) -> li
     if found is None:
         families.raise_not_found(instance_id)
     key, current = found
-    stored = rows.read_turns(using, key, execution_id or current)
+    stored = histories.read_turns(using, key, execution_id or current)
     result: list[HistoryEvent] = []
     for _, turn in groupby(stored, key=itemgetter(0)):
         happened = [event for _, event in turn]

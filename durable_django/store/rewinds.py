@@ -36,6 +36,7 @@ from durable_django.store import (
     clock,
     control,
     families,
+    histories,
     inbox,
     instances,
     operations,
@@ -133,13 +134,13 @@ class _Rewind:
             "timestamp", "turn", "kind", "task_id", "name", "data", "attributes"
         )
         history = [(clock.from_orm(row[0]), row[1], row[2:]) for row in stored]
-        rewound = undo_failure([rows.event_from_columns(at, *columns) for at, _, columns in history])
+        rewound = undo_failure([histories.event_from_columns(at, *columns) for at, _, columns in history])
         copies = []
         for sequence, position in enumerate(rewound.kept):
             at, turn, columns = history[position]
             timestamp = clock.to_database(self._using, at)
             copies.append((instance.pk, instance.execution_id, sequence, timestamp, turn, *columns))
-        rows.insert(self._cursor, HistoryRow, rows.HISTORY_FIELDS, copies)
+        rows.insert(self._cursor, HistoryRow, histories.FIELDS, copies)
         instance.next_sequence = len(copies)
         event = events.ExecutionRewoundEvent(
             -1,
@@ -223,7 +224,7 @@ class _Rewind:
         scheduled = HistoryRow.objects.using(self._using).filter(
             instance=instance,
             execution_id=instance.execution_id,
-            kind=rows.kind_of(events.TaskScheduledEvent),
+            kind=histories.kind_of(events.TaskScheduledEvent),
             task_id__in=task_ids,
         )
         last = dict(scheduled.order_by("sequence").values_list("task_id", "sequence"))

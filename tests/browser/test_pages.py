@@ -20,7 +20,7 @@ from durable_django.models import (
     Worker,
 )
 from durable_django.store import clock
-from durable_django.store.rows import event_columns
+from durable_django.store.histories import event_columns
 from tests import factories
 from tests.browser.conftest import Visit
 from tests.browser.places import ENTITIES, INDEX, LIST, START, WORKERS, entity_page, instance_page, start_form

@@ -15,7 +15,7 @@ from django.db import connection
 
 from durable_django.core import events
 from durable_django.models import Entity, EntityOperation, Instance, Worker
-from durable_django.store import rows
+from durable_django.store import histories
 from tests.network import places, workflows
 from tests.network.machines import Machines
 from tests.network.network import Cut, Network
@@ -232,7 +232,7 @@ def check_that_the_remote_host_works(trial: Trial) -> None:
         trial.storm.expected[instance_id] = 3
         trial.wait(lambda: not trial.storm.unfinished(), SECONDS_TO_FINISH, "finished")
         instance = Instance.objects.get(instance_id=instance_id)
-        history = rows.read_history("default", instance.pk, instance.execution_id)
+        history = histories.read("default", instance.pk, instance.execution_id)
         return any(
             isinstance(event, events.TaskCompletedEvent) and event.worker == REMOTE for event in history
         )

@@ -18,7 +18,7 @@ from durable_django.models import (
     Timer,
 )
 from durable_django.signals import orchestration_terminated
-from durable_django.store import clock, control, rows
+from durable_django.store import clock, control, histories
 from tests import factories
 from tests.factories import NOW, TERMINAL, history_of
 
@@ -110,9 +110,9 @@ class TestTerminate:
         message = Message.objects.get()
         assert (message.instance_id, message.kind) == (parent.pk, MessageKind.CHILD_FAILED)
         assert (message.execution_id, message.held) == (parent.execution_id, False)
-        event = rows.event_from_columns(
+        event = histories.event_from_columns(
             NOW,
-            rows.kind_of(events.SubOrchestrationInstanceFailedEvent),
+            histories.kind_of(events.SubOrchestrationInstanceFailedEvent),
             message.task_id,
             message.name,
             message.data,

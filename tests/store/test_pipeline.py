@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db import DatabaseError, DataError, IntegrityError, connection, connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.models import Worker
@@ -64,6 +64,26 @@ def test_many_rows_end_the_pipeline_and_not_the_transaction() -> None:
         assert connections[USING].in_atomic_block
         raise ZeroDivisionError
     assert identities() == []
+
+
+@pytest.mark.database("postgresql")
+def test_after_many_rows_the_pipeline_goes_on() -> None:
+    added: list[str] = []
+
+    def fail() -> None:
+        with pipeline.begin(USING, small=True) as cursor:
+            add(cursor, *(f"w{number}" for number in range(150)))
+            cursor.execute("SELECT 1 / CAST(%s AS integer)", [0])
+            add(cursor, "another")
+            added.append("another")  # Nobody has waited for these: that one has failed, the commit says.
+
+    with pytest.raises(DataError):
+        fail()
+    assert added == ["another"]
+    assert identities() == []
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, "next")
+    assert identities() == ["next"]
 
 
 def test_what_is_asked_at_once_is_answered_in_order() -> None:

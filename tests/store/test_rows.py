@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
-from durable_django.core import events
-from durable_django.core.errors import FailureDetails
 from durable_django.models import Instance, InstanceStatus, Message
 from durable_django.store import pipeline, rows
 from tests import factories
@@ -38,20 +34,6 @@ ODD_TEXTS = [
     "tab\tnew\nline\rback\b",
     "Grüße, 日本, 🎉",
 ]
-
-FILLED: dict[str, Any] = {
-    "int": 7,
-    "str": 'a "quoted" text, \\ and ü',
-    "bool": True,
-    "datetime": datetime(2026, 1, 2, 3, 4, 5, 600),
-    "FailureDetails": FailureDetails("it broke", "builtins.ValueError", 'File "flow.py"'),
-    "OrchestrationInstance": events.OrchestrationInstance("flow", "e1"),
-    "ParentInstanceInfo": events.ParentInstanceInfo(3, "flow", None, events.OrchestrationInstance("p", "e2")),
-    "TraceContext": events.TraceContext("00-1", "2"),
-    "dict[str, str]": {"team": 'b"l\\ue'},
-    "list[int]": [1, 2],
-    "list[str]": ["@a@b", "@c@d"],
-}
 
 
 def update(cursor: CursorWrapper, fields: tuple[str, ...], values: Sequence[Sequence[Any]]) -> None:
@@ -133,37 +115,3 @@ def test_texts_of_subclasses_are_texts() -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT instance_id FROM durable_django_instance WHERE {condition}", parameters)
         assert list(cursor.fetchall()) == [(Team.BLUE.value,)]
-
-
-EVENTS = [
-    value
-    for value in vars(events).values()
-    if isinstance(value, type) and issubclass(value, events.HistoryEvent) and value in rows._BY_CLASS
-]
-
-
-def filled(cls: type[events.HistoryEvent], *, optional: bool) -> events.HistoryEvent:
-    """Return an event with a value in each field, or in each that must have one."""
-    values: dict[str, Any] = {"event_id": -1, "timestamp": factories.NOW}
-    for field in dataclasses.fields(cls):
-        has_default = not (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        if field.name not in values and (optional or not has_default):
-            values[field.name] = FILLED[str(field.type).removesuffix(" | None")]
-    # The id of a scheduling event is its task's.
-    if cls.ROW.task_id == "event_id":
-        values["event_id"] = 4
-    return cls(**values)
-
-
-@pytest.mark.parametrize("optional", [True, False])
-@pytest.mark.parametrize("cls", EVENTS)
-def test_events_come_back_as_they_were(cls: type[events.HistoryEvent], optional: bool) -> None:
-    event = filled(cls, optional=optional)
-    assert rows.event_from_columns(event.timestamp, *rows.event_columns(event)) == event
-
-
-def test_attributes_that_nobody_has_set_take_no_room() -> None:
-    event = events.TaskScheduledEvent(1, factories.NOW, "greet", input='"x"')
-    assert rows.event_columns(event) == (10, 1, "greet", '"x"', None)

@@ -18,7 +18,7 @@ from django.db import connection
 from durable_django.client import DurableTaskClient
 from durable_django.core import events
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
-from durable_django.store import retention, rows
+from durable_django.store import histories, retention
 from tests.processes.pack import Pack
 
 pytestmark = [pytest.mark.stress, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
@@ -135,7 +135,7 @@ def describe_unfinished() -> list[dict[str, Any]]:
             "messages": list(Message.objects.filter(instance=instance).values()),
             "timers": Timer.objects.filter(instance=instance).count(),
             "activities": list(ActivityTask.objects.filter(instance=instance).values()),
-            "history": rows.read_history(USING, instance.pk, instance.execution_id)[-6:],
+            "history": histories.read(USING, instance.pk, instance.execution_id)[-6:],
         }
         for instance in Instance.objects.filter(status__in=[0, 6, 7])
     ]
@@ -184,7 +184,7 @@ def check_tables() -> None:
 
 def check_history(instance: Instance) -> None:
     """Check that each decision of an instance has one result."""
-    history = rows.read_history(USING, instance.pk, instance.execution_id)
+    history = histories.read(USING, instance.pk, instance.execution_id)
     scheduled: Counter[tuple[str, int]] = Counter()
     answered: Counter[tuple[str, int]] = Counter()
     for event in history:

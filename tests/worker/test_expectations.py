@@ -13,7 +13,7 @@ import pytest
 from durable_django import task
 from durable_django.core import events
 from durable_django.models import ActivityTask, Instance, InstanceStatus
-from durable_django.store import activities, clock, rows
+from durable_django.store import activities, clock, histories
 from durable_django.worker.work import Work
 from tests.worker.byhand import (
     USING,
@@ -117,7 +117,7 @@ def test_a_step_waits_for_the_server_once(monkeypatch: pytest.MonkeyPatch) -> No
         return fetchall(cursor)
 
     monkeypatch.setattr(Cursor, "fetchall", fetch)
-    with patch.object(rows, "read_history") as read:
+    with patch.object(histories, "read") as read:
         hand.loop.step()
     assert waits == []  # There is the COMMIT's exchange alone.
     assert not read.called

@@ -15,7 +15,7 @@ from durable_django import task
 from durable_django.core import events
 from durable_django.core.replay import Execution
 from durable_django.models import ActivityTask, HistoryEvent
-from durable_django.store import clock, rows
+from durable_django.store import clock, histories
 from durable_django.store.commits import Batch, Committed
 from durable_django.worker import turns
 from tests.worker.byhand import (
@@ -163,7 +163,7 @@ def block(instance_id: str) -> HistoryEvent:
         sequence=blocked.next_sequence,
         timestamp=clock.aware(clock.now()),
         turn=99,
-        kind=rows.kind_of(events.GenericEvent),
+        kind=histories.kind_of(events.GenericEvent),
     )
 
 
