@@ -130,7 +130,6 @@ class Recorded(NamedTuple):
     token: int
     instance: int
     execution_id: str
-    task_id: int
 
 
 def new_token() -> int:
@@ -265,7 +264,7 @@ def record(cursor: CursorWrapper, tokens: Sequence[int]) -> Callable[[], list[Re
         return list
     vendor = cursor.db.vendor
     activity = table(ActivityTask, vendor)
-    fields = ("lease_token", "instance", "execution_id", "task_id")
+    fields = ("lease_token", "instance", "execution_id")
     condition, parameters = any_of(vendor, "lease_token", tokens)
     if vendor == "postgresql":
         # Locked in one order everywhere: whoever terminates an instance locks its activities too.

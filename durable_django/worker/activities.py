@@ -18,21 +18,20 @@ from durable_django.store.activities import Leased
 
 
 class ActivityResult(NamedTuple):
-    """What came of an activity: ``payload``, or ``failure``."""
+    """What came of an activity: the event that the history is to keep of it."""
 
     leased: Leased
-    payload: str | None
-    failure: FailureDetails | None
-    worker: str
-    started_at: datetime
-    finished_at: datetime
+    event: events.TaskCompletedEvent | events.TaskFailedEvent
 
-    def event(self, task_id: int) -> events.HistoryEvent:
-        """Return the result as the event that history keeps."""
-        ran = (self.worker, self.leased.queued_at, self.started_at, self.finished_at)
-        if self.failure is not None:
-            return events.TaskFailedEvent(-1, self.finished_at, task_id, self.failure, *ran)
-        return events.TaskCompletedEvent(-1, self.finished_at, task_id, self.payload, *ran)
+    def given_to(self, execution_id: str) -> ActivityResult:
+        """Return the same result, for an execution that has got the activity from an earlier one."""
+        return self._replace(leased=self.leased._replace(execution_id=execution_id))
+
+    @property
+    def failure(self) -> FailureDetails | None:
+        """Why it failed, if it did."""
+        event = self.event
+        return event.failure_details if isinstance(event, events.TaskFailedEvent) else None
 
 
 class ActivityRunner:
@@ -85,10 +84,14 @@ class ActivityRunner:
         return call(function, context, leased.input, self._codec)
 
     def _written(self, leased: Leased, value: object) -> str | None:
-        return self._codec.dumps(value, f"the result of activity {leased.name!r}")
+        return self._codec.dumps(value, "the result of activity", leased.name)
 
     def result(
         self, leased: Leased, started_at: datetime, payload: str | None, failure: FailureDetails | None
     ) -> ActivityResult:
         """Return the result of an activity that has just ended."""
-        return ActivityResult(leased, payload, failure, self._worker, started_at, clock.now())
+        now, task_id = clock.now(), leased.task_id
+        ran = (self._worker, leased.queued_at, started_at, now)
+        if failure is not None:
+            return ActivityResult(leased, events.TaskFailedEvent(-1, now, task_id, failure, *ran))
+        return ActivityResult(leased, events.TaskCompletedEvent(-1, now, task_id, payload, *ran))

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from durable_django.core.decisions import TurnOutcome
 from durable_django.core.events import HistoryEvent
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.commits import Moved
 from durable_django.store.inbox import Arrived
+from durable_django.worker.activities import ActivityResult
 
-
-class Found(NamedTuple):
-    """An activity's result that was still ours to record, the execution that it is for, and its lease."""
-
-    event: HistoryEvent
-    execution_id: str
-    leased: Leased
-
-
-Results = dict[int, list[Found]]
-"""Results by the key of their instance."""
+Results = dict[int, list[ActivityResult]]
+"""Results of activities that were still ours to record, by the key of their instance."""
 
 
 @dataclass(slots=True)
@@ -39,19 +29,19 @@ class Feed:
     instance: Claimed
     arrived: Arrived
     execution: Execution
-    found: list[Found] = field(default_factory=list)
+    found: list[ActivityResult] = field(default_factory=list)
     outcome: TurnOutcome | None = None
     decisions: Sequence[HistoryEvent] | None = None
     postponed: Sequence[int] = ()
 
     @property
-    def unseen(self) -> list[Found]:
+    def unseen(self) -> list[ActivityResult]:
         """The results that the execution's end has kept out of its history."""
         outcome = self.outcome
         if outcome is None or outcome.status is OrchestrationStatus.RUNNING:
             return []
         seen = set(map(id, outcome.events))
-        return [found for found in self.found if id(found.event) not in seen]
+        return [result for result in self.found if id(result.event) not in seen]
 
     def moved(self) -> Moved:
         """Return what is to be written, once the code has run."""

@@ -22,7 +22,7 @@ from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
-from durable_django.worker.feeds import Found, Results
+from durable_django.worker.feeds import Results
 from durable_django.worker.leases import lease_end
 from durable_django.worker.slots import Slots
 from durable_django.worker.work import Report, Work
@@ -161,8 +161,7 @@ class Intake:
         activities.expect(cursor, result.leased.token)
         claims.expect(cursor, instance)
         self.moving = {instance.pk}
-        found = Found(result.event(result.leased.task_id), instance.execution_id, result.leased)
-        return Taken([instance], [instance], {}, {instance.pk: [found]})
+        return Taken([instance], [instance], {}, {instance.pk: [result]})
 
     def _record(
         self, cursor: CursorWrapper, finished: Sequence[Leased]
@@ -175,7 +174,7 @@ class Intake:
 
     @staticmethod
     def _found(results: Sequence[ActivityResult], recorded: Sequence[Leased | Recorded]) -> Results:
-        """Return the events of those results whose rows were still ours, by instance."""
+        """Return those results whose rows were still ours, by instance."""
         rows_by_token = {row.token: row for row in recorded}
         found: Results = {}
         for result in results:
@@ -188,8 +187,9 @@ class Intake:
                     result.leased.task_id,
                 )
                 continue
-            event = result.event(row.task_id)
-            found.setdefault(row.instance, []).append(Found(event, row.execution_id, result.leased))
+            is_same = row.execution_id == result.leased.execution_id
+            ours = result if is_same else result.given_to(row.execution_id)
+            found.setdefault(row.instance, []).append(ours)
         return found
 
     def _scan(

@@ -30,7 +30,7 @@ from durable_django.core.options import ExecutionOptions
 from durable_django.core.registry import ActivityRegistration
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store import clock, pipeline, rows
+from durable_django.store import clock, histories, pipeline
 from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.savepoints import SavepointOnUse, is_conflict, limit_lock_waits
@@ -106,7 +106,7 @@ class LocalActivities:
             return  # The code is not to be run, for what it does to workers, say. A rewind finds the rest.
         if sequences := feed.arrived.postponed:
             key = feed.instance.pk, feed.instance.execution_id
-            turn.take_up(rows.read_events(self._using, *key, sequences))
+            turn.take_up(histories.read_events(self._using, *key, sequences))
         if not (turn.queue or turn.handed_on):
             return
         if own:
@@ -177,7 +177,7 @@ class LocalActivities:
 
     def _feed(self, instance: Claimed, execution: Execution, result: ActivityResult) -> TurnOutcome:
         with no_queries(), self._watch(instance):
-            return execution.turn(execution.now, [result.event(result.leased.task_id)])
+            return execution.turn(execution.now, [result.event])
 
 
 class _Turn:
@@ -237,9 +237,8 @@ class _Turn:
         at = len(events) - 1
         while at and isinstance(events[at - 1], EntityUnlockSentEvent | ExecutionCompletedEvent):
             at -= 1
-        event = result.event(result.leased.task_id)
-        event.timestamp = now
-        events.insert(at, event)
+        result.event.timestamp = now
+        events.insert(at, result.event)
 
     def conclude(self, feed: Feed) -> None:
         """Say what the turn has come to."""

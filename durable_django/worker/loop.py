@@ -37,7 +37,7 @@ _LOOK_SECONDS = 0.1
 _STRAGGLERS_OF = 16
 _STRAGGLERS_SECONDS = 2e-3
 _FAN_OUT = 32
-_FAN_OUT_SECONDS = 6e-3
+_FAN_OUT_SECONDS = 12e-3
 _ORCHESTRATION_SIGNALS = (
     signals.orchestration_started,
     signals.orchestration_completed,

@@ -28,6 +28,7 @@ from durable_django.store import (
     bundles,
     clock,
     failures,
+    histories,
     inbox,
     instances,
     pipeline,
@@ -41,7 +42,7 @@ from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
-from durable_django.worker.feeds import Feed, Found, Results
+from durable_django.worker.feeds import Feed, Results
 from durable_django.worker.guard import no_queries
 from durable_django.worker.intake import SMALL_BATCH, Intake
 from durable_django.worker.leases import lease_end
@@ -89,7 +90,7 @@ class TurnProcessor:
         self._watch = watch
         self._local = LocalActivities(using, options, worker, watch)
         self._fed: list[Feed] = []
-        self._outdated: list[Found] = []
+        self._outdated: list[ActivityResult] = []
         self._last_errors: dict[int, Exception] = {}
         self._is_in_doubt = False
 
@@ -210,7 +211,8 @@ class TurnProcessor:
                 for moved in [feed.moved() for feed in self._run_local(feeds, own, arrived, results, report)]:
                     batch.add(moved)
                     report.moved.append(moved)
-                batch.write_progress()
+                if len(parts) > 1:
+                    batch.write_progress()
         self._leave(cursor, claimed, results, now)
         inbox.delete(cursor, [carrier for entry in arrived.values() for carrier in entry.stale])
         report.committed = batch.write()
@@ -219,10 +221,13 @@ class TurnProcessor:
 
     # ---------------------------------------------------------------- the code
 
-    def _prepare(self, instance: Claimed, arrived: Arrived, found: list[Found], now: datetime) -> None:
+    def _prepare(
+        self, instance: Claimed, arrived: Arrived, found: list[ActivityResult], now: datetime
+    ) -> None:
         """Bring an instance that has something to do to where its history ends."""
-        current = [result for result in found if result.execution_id == instance.execution_id]
-        self._outdated += [result for result in found if result.execution_id != instance.execution_id]
+        execution_id = instance.execution_id
+        current = [result for result in found if result.leased.execution_id == execution_id]
+        self._outdated += [result for result in found if result.leased.execution_id != execution_id]
         for result in current:
             arrived.add(result.event)
         if instance.is_pending:
@@ -272,7 +277,7 @@ class TurnProcessor:
         if refusal is not None:
             execution.refuse(refusal)
         elif instance.next_sequence:
-            history = rows.read_history(self.using, instance.pk, instance.execution_id)
+            history = histories.read(self.using, instance.pk, instance.execution_id)
             with self._watch(instance), no_queries():
                 execution.replay(history)
         return execution
@@ -316,7 +321,7 @@ class TurnProcessor:
             held = instance is not None and instance.is_suspended
             if instance is not None and not (held or instance.is_active):
                 continue  # It has ended: nobody waits.
-            messages += [NewMessage(key, event, execution_id, held) for event, execution_id, _ in found]
+            messages += [NewMessage(key, event, leased.execution_id, held) for leased, event in found]
         inbox.add(cursor, messages, now)
         unseen = [one for feed in self._fed for one in feed.unseen]
         bundles.strike(cursor, [one.leased for one in chain(unseen, self._outdated, *results.values())])
