@@ -102,3 +102,11 @@ class TestInsert:
         with pipeline.begin(USING, small=small) as cursor:
             histories.insert(cursor, turns, then=lambda: made.append("all"))
         assert made == ["all"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_long_texts_are_sent_piece_by_piece() -> None:
+    instance = factories.make_instance()
+    happened = [events.GenericEvent(-1, factories.NOW, str(number) * 40_000) for number in range(10, 30)]
+    TestInsert.insert(False, Appended(instance.pk, "execution", 0, TestInsert.stamp(), 1, happened))
+    assert histories.read(USING, instance.pk, "execution") == happened
