@@ -21,7 +21,7 @@ def check_tags(tags: Any, codec: PayloadCodec) -> dict[str, str] | None:
         for text in (key, value):
             if not isinstance(text, str):
                 raise TypeError(f"tags must map str to str; {key!r}: {value!r} has a {type(text).__name__}")
-            codec.check(text, f"tag {key!r}")
+            codec.check(text, "tag", key)
     return dict(tags)
 
 

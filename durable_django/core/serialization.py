@@ -127,30 +127,26 @@ class PayloadCodec:
                 f"{_name(self.converter)}.serialize() gave {_subject(what, name)} as {_name(text)}, "
                 "not as str or None"
             )
-        if not self._is_plain(text):
-            self.check(text, _subject(what, name))
+        self.check(text, what, name)
         return text
 
-    def _is_plain(self, text: str) -> bool:
-        """Tell whether a text can be stored for sure, at a glance."""
-        if not text.isascii() or "\x00" in text:
-            return False
-        return self.max_bytes is None or len(text) <= self.max_bytes
-
-    def check(self, text: str, what: str) -> None:
-        """Make sure that a text that is written already can be stored as ``what``.
+    def check(self, text: str, what: str, name: str | None = None) -> None:
+        """Make sure that a text that is written already can be stored; errors call it as `dumps` does.
 
         Raises:
             PayloadError: the text is too long, or no database holds it.
         """
         if scrub(text) != text:
-            raise PayloadError(f"Cannot store {what}: it has a NUL character or a lone surrogate")
+            raise PayloadError(
+                f"Cannot store {_subject(what, name)}: it has a NUL character or a lone surrogate"
+            )
         if self.max_bytes is None or len(text) * 4 <= self.max_bytes:
             return
         size = len(text) if text.isascii() else len(text.encode())
         if size > self.max_bytes:
             error = PayloadError(
-                f"Cannot store {what}: it takes {size} bytes, and MAX_PAYLOAD_BYTES allows {self.max_bytes}"
+                f"Cannot store {_subject(what, name)}: it takes {size} bytes, and MAX_PAYLOAD_BYTES allows "
+                f"{self.max_bytes}"
             )
             error.is_too_large = True
             raise error
