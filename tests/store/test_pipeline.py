@@ -28,6 +28,10 @@ def identities() -> list[str]:
     return sorted(Worker.objects.values_list("identity", flat=True))
 
 
+def in_pipeline_mode() -> bool:
+    return bool(connection.connection.pgconn.pipeline_status)
+
+
 def test_postgresql_gets_a_pipeline_for_a_small_transaction_alone() -> None:
     with pipeline.begin(USING, small=True) as cursor:
         assert isinstance(cursor, postgres.PipelineCursor) == (connection.vendor == "postgresql")
@@ -68,18 +72,25 @@ def test_many_rows_end_the_pipeline_and_not_the_transaction() -> None:
 
 @pytest.mark.database("postgresql")
 def test_after_many_rows_the_pipeline_goes_on() -> None:
-    added: list[str] = []
+    many = [f"w{number:03}" for number in range(150)]
+    with pipeline.begin(USING, small=True) as cursor:
+        add(cursor, *many)
+        assert in_pipeline_mode()
+        add(cursor, "another")
+    assert not in_pipeline_mode()
+    assert identities() == ["another", *many]
 
+
+@pytest.mark.database("postgresql")
+def test_an_error_after_many_rows_takes_them_back_too() -> None:
     def fail() -> None:
         with pipeline.begin(USING, small=True) as cursor:
             add(cursor, *(f"w{number}" for number in range(150)))
             cursor.execute("SELECT 1 / CAST(%s AS integer)", [0])
-            add(cursor, "another")
-            added.append("another")  # Nobody has waited for these: that one has failed, the commit says.
+            add(cursor, "another")  # Raises here, or at the commit: as soon as the server has answered.
 
     with pytest.raises(DataError):
         fail()
-    assert added == ["another"]
     assert identities() == []
     with pipeline.begin(USING, small=True) as cursor:
         add(cursor, "next")
@@ -252,5 +263,5 @@ def test_nothing_is_written_ahead_where_sessions_are_not_ours(key: str, settings
     with pipeline.begin(USING, small=False) as cursor, pipeline.ahead(cursor):
         add(cursor, "a")
         if connection.vendor == "postgresql":
-            assert connection.connection.pgconn.pipeline_status == 0
+            assert not in_pipeline_mode()
     assert identities() == ["a"]
