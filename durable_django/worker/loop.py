@@ -36,8 +36,9 @@ _OUTAGE_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _STRAGGLERS_OF = 16
 _STRAGGLERS_SECONDS = 2e-3
-_FAN_OUT = 32
-_FAN_OUT_SECONDS = 12e-3
+_MANY = 32
+_FEW_OF = 4
+_MANY_SECONDS = 12e-3
 _ORCHESTRATION_SIGNALS = (
     signals.orchestration_started,
     signals.orchestration_completed,
@@ -240,14 +241,15 @@ class TurnLoop:
     def _wait_for_more(self) -> None:
         """Let short activities end whose results belong with those at hand: a turn of their own takes longer.
 
-        These are the last few of many, and all of a fan-out. The first activities of all are waited for, too:
-        until one has ended, nobody knows how many more to take on.
+        These are the last few of many, all of a fan-out, and many beside which those at hand are few. The
+        first activities of all are waited for, too: until one has ended, nobody knows how many more to take
+        on.
         """
-        is_fan_out = self._is_fan_out
-        until = time.monotonic() + (_FAN_OUT_SECONDS if is_fan_out else _STRAGGLERS_SECONDS)
+        are_many = self._is_fan_out or self._are_few
+        until = time.monotonic() + (_MANY_SECONDS if are_many else _STRAGGLERS_SECONDS)
         while time.monotonic() < until:
             left = self._pool.left
-            belongs = left > 0 and (is_fan_out or left * _STRAGGLERS_OF <= len(self._results))
+            belongs = left > 0 and (are_many or left * _STRAGGLERS_OF <= len(self._results))
             if not (belongs or self._pool.is_untried):
                 return
             time.sleep(_STRAGGLERS_SECONDS / 10)
@@ -255,9 +257,15 @@ class TurnLoop:
     @property
     def _is_fan_out(self) -> bool:
         """Whether the results at hand are many, but of few instances, and more are about to come."""
-        if self._pool.left == 0 or len(self._results) < _FAN_OUT:
+        if self._pool.left == 0 or len(self._results) < _MANY:
             return False
         return len({result.leased.instance for result in list(self._results)}) <= SMALL_BATCH
+
+    @property
+    def _are_few(self) -> bool:
+        """Whether there are results, but few beside those that are about to come."""
+        left = self._pool.left
+        return left >= _MANY and 0 < len(self._results) * _FEW_OF <= left
 
     def _gather(self) -> Work:
         self._wait_for_more()

@@ -188,6 +188,14 @@ def test_the_last_few_of_many_short_activities_are_waited_for(
     assert results_with(settled(one), monkeypatch, one, inputs, left) == together
 
 
+@pytest.mark.parametrize(("ended", "left", "together"), [(8, 32, 40), (9, 32, 9), (7, 31, 7), (0, 32, 0)])
+def test_few_results_wait_for_many(
+    monkeypatch: pytest.MonkeyPatch, ended: int, left: int, together: int
+) -> None:
+    inputs = list(range(ended + left))
+    assert results_with(settled(one), monkeypatch, one, inputs, left) == together
+
+
 @pytest.mark.parametrize(("ended", "left", "together"), [(32, 8, 40), (40, 80, 120), (31, 8, 31)])
 def test_all_of_a_fan_outs_short_activities_are_waited_for(
     monkeypatch: pytest.MonkeyPatch, ended: int, left: int, together: int
