@@ -263,9 +263,11 @@ class TurnLoop:
 
     @property
     def _are_few(self) -> bool:
-        """Whether there are results, but few beside those that are about to come."""
+        """Whether there is nothing to do but few results, beside those that are about to come."""
         left = self._pool.left
-        return left >= _MANY and 0 < len(self._results) * _FEW_OF <= left
+        if left < _MANY or self._hinted or self._has_starts:
+            return False
+        return 0 < len(self._results) * _FEW_OF <= left
 
     def _gather(self) -> Work:
         self._wait_for_more()

@@ -165,7 +165,12 @@ def test_all_results_of_a_fan_out_are_taken_in_by_two_exchanges(monkeypatch: pyt
 
 
 def results_with(
-    worker: HandWorker, monkeypatch: pytest.MonkeyPatch, orchestrator: Any, inputs: list[int], left: int
+    worker: HandWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    orchestrator: Any,
+    inputs: list[int],
+    left: int,
+    hint: str | None = None,
 ) -> int:
     """Return how many results a step takes where all but the ``left`` last activities have ended."""
     client().schedule_new_orchestrations(orchestrator, inputs)
@@ -177,6 +182,8 @@ def results_with(
     monkeypatch.setattr(
         "durable_django.worker.loop.time.sleep", lambda _: worker.loop.deliver(worker.runner.run(slow.pop()))
     )
+    if hint is not None:
+        getattr(worker.loop, hint)()
     return len(worker.loop._gather().results)
 
 
@@ -194,6 +201,12 @@ def test_few_results_wait_for_many(
 ) -> None:
     inputs = list(range(ended + left))
     assert results_with(settled(one), monkeypatch, one, inputs, left) == together
+
+
+@pytest.mark.parametrize("hint", ["hint", "hint_start"])
+def test_new_work_does_not_wait_with_few_results(monkeypatch: pytest.MonkeyPatch, hint: str) -> None:
+    worker = settled(one)
+    assert results_with(worker, monkeypatch, one, list(range(40)), 32, hint=hint) == 8
 
 
 @pytest.mark.parametrize(("ended", "left", "together"), [(32, 8, 40), (40, 80, 120), (31, 8, 31)])
