@@ -263,7 +263,7 @@ class TurnLoop:
 
     @property
     def _are_few(self) -> bool:
-        """Whether there is nothing to do but few results, beside those that are about to come."""
+        """Whether the results at hand are few beside those to come, and no wake-up has told of other work."""
         left = self._pool.left
         if left < _MANY or self._hinted or self._has_starts:
             return False
