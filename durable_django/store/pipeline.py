@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,11 +20,11 @@ from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
 from durable_django.store import postgres
+from durable_django.store.exchange import Exchange, statements_of
 
-_PREPARE_FROM = 2
 _PLAN_SECONDS = 10.0
 _planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-_open: WeakKeyDictionary[Any, ExitStack] = WeakKeyDictionary()
+_open: WeakKeyDictionary[Any, Exchange] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -69,33 +69,26 @@ def is_open(cursor: CursorWrapper) -> bool:
 
 
 def leave(using: str) -> None:
-    """Go on with the present transaction, but out of its pipeline: others' statements are to come."""
+    """Wait until all that was executed in the present pipeline has succeeded, and be out of it for now.
+
+    Others' statements may come: the pipeline goes on with the next of its own.
+    """
     connection = connections[using]
-    pipes = _open.pop(connection, None)
-    if pipes is not None:
+    exchange = _open.get(connection)
+    if exchange is not None:
         with connection.wrap_database_errors:
-            pipes.close()
+            exchange.settle()
 
 
 @contextmanager
-def outside(using: str) -> Iterator[None]:
-    """Do in the present transaction what no pipeline can, such as COPY, and go on in the pipeline, if any."""
-    connection = connections[using]
-    pipes = _open.get(connection)
-    leave(using)
-    yield
-    if pipes is not None:
-        with connection.wrap_database_errors:
-            pipes.enter_context(connection.connection.pipeline())
-        _open[connection] = pipes
-
-
-def confirm(using: str) -> None:
-    """Wait until all that was executed in the present pipeline has succeeded."""
-    connection = connections[using]
-    if connection in _open:
-        with connection.wrap_database_errors, connection.connection.pipeline():
-            pass  # The end of an inner pipeline waits, and the outer one goes on.
+def outside(cursor: CursorWrapper) -> Iterator[CursorWrapper]:
+    """Give a cursor of the same transaction for what no pipeline can, such as COPY."""
+    if is_open(cursor):
+        leave(cursor.db.alias)
+        with cursor.db.cursor() as plain:
+            yield plain
+    else:
+        yield cursor
 
 
 def _is_allowed(connection: Any) -> bool:
@@ -109,29 +102,34 @@ def _is_allowed(connection: Any) -> bool:
 def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     """Do what ``transaction.atomic`` does for an outermost block, but send BEGIN and COMMIT along."""
     raw = _prepared(connection)
+    exchange = Exchange(raw)
+
+    def after_others(execute: Any, *statement: Any) -> Any:
+        exchange.settle()
+        return execute(*statement)
+
     connection.autocommit, connection.in_atomic_block, connection.needs_rollback = False, True, False
     # What an inner atomic(durable=True) looks for.
     connection.atomic_blocks = [transaction.Atomic(connection.alias, savepoint=False, durable=False)]
-    pipes = ExitStack()
+    connection.execute_wrappers.append(after_others)
+    _open[connection] = exchange
     try:
         with connection.wrap_database_errors:
-            pipes.enter_context(raw.pipeline())
-            _open[connection] = pipes
-            with postgres.PipelineCursor.open(connection) as cursor:
-                cursor.execute("BEGIN")
-                yield cursor
-                connection.validate_no_broken_transaction()
-                cursor.execute("COMMIT")
-            pipes.close()
+            cursor = postgres.PipelineCursor(exchange, connection)
+            cursor.execute("BEGIN")
+            yield cursor
+            connection.validate_no_broken_transaction()
+            cursor.execute("COMMIT")
+            exchange.settle()
     except BaseException:
-        with suppress(Exception):
-            pipes.close()  # It would only say that something has failed before, and log that.
         connection.run_on_commit = []
+        exchange.abandon()
         _roll_back(raw)
         raise
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
         connection.savepoint_ids, connection.atomic_blocks = [], []
+        connection.execute_wrappers.remove(after_others)
         _open.pop(connection, None)
         if connection.closed_in_transaction:
             connection.connection = None
@@ -146,15 +144,12 @@ def _prepared(connection: Any) -> Any:
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     raw = connection.connection
+    statements_of(raw).tidy(raw)
     now = time.monotonic()
-    planned_at = _planned_at.get(raw)
-    if planned_at is None:
-        raw.prepare_threshold = _PREPARE_FROM
-    elif now - planned_at > _PLAN_SECONDS:
+    planned_at = _planned_at.setdefault(raw, now)
+    if now - planned_at > _PLAN_SECONDS:
         raw.execute("DISCARD PLANS")
-    else:
-        return raw
-    _planned_at[raw] = now
+        _planned_at[raw] = now
     return raw
 
 

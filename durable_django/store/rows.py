@@ -16,6 +16,7 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import Model
 
 from durable_django.store import pipeline, postgres
+from durable_django.store.postgres import array
 
 T = TypeVar("T")
 Values = Sequence[Any]
@@ -67,22 +68,9 @@ def any_of(vendor: str, expression: str, values: Sequence[Any]) -> tuple[str, li
     return f"{expression} IN ({', '.join(['%s'] * len(values))})", list(values)
 
 
-def array(values: Sequence[str | int | None]) -> str:
-    """Return an array's parameter on PostgreSQL, as text: psycopg takes eight times as long to make it."""
-    write = str if set(map(type, values)) == {int} else _element
-    return f"{{{','.join(map(write, values))}}}"
-
-
 def is_shared(values: Sequence[Any]) -> bool:
     """Tell whether all of a column's values are the same, so that one statement need not have each."""
     return values.count(values[0]) == len(values)
-
-
-def _element(value: str | int | None) -> str:
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return "NULL" if value is None else str(value)
 
 
 class Made:
@@ -133,11 +121,11 @@ def insert(
         arrays = [array(values) for values in zip(*rows, strict=True)]
         cursor.execute(f"INSERT INTO {names} SELECT * FROM {unnest(cursor.db.alias, model, fields)}", arrays)
     else:
-        with pipeline.outside(cursor.db.alias):
+        with pipeline.outside(cursor) as plain:
             if isinstance(rows, Made):
-                postgres.copy_lines(cursor, names, rows.lines())
+                postgres.copy_lines(plain, names, rows.lines())
             else:
-                postgres.copy(cursor, names, rows)
+                postgres.copy(plain, names, rows)
 
 
 def _insert_few(cursor: CursorWrapper, names: str, rows: Sequence[Values]) -> None:
@@ -234,10 +222,7 @@ def _places(count: int) -> str:
 def ask(cursor: CursorWrapper, sql: str, parameters: Sequence[Any]) -> Answer:
     """Send a query, and return how to get its rows: in a pipeline, with the answers to what is asked next."""
     if isinstance(cursor, postgres.PipelineCursor):
-        cursor = cursor.another()
-        cursor.execute(sql, parameters)
-        answer: Answer = cursor.fetchall
-        return answer
+        return cursor.ask(sql, parameters).rows
     cursor.execute(sql, parameters)
     found = cursor.fetchall()
     return lambda: found

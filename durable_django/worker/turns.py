@@ -207,7 +207,7 @@ class TurnProcessor:
             for feeds in parts:
                 self._feed(feeds, now)
                 if expected is not None and self._local.callers(feeds):
-                    pipeline.confirm(self.using)
+                    pipeline.leave(self.using)
                 for moved in [feed.moved() for feed in self._run_local(feeds, own, arrived, results, report)]:
                     batch.add(moved)
                     report.moved.append(moved)

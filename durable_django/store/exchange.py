@@ -1,0 +1,209 @@
+"""Exchanges: what a small transaction on PostgreSQL sends without waiting, and how it is answered.
+
+A small turn is bound by its statements' way to the server and back, and by how much is done here for each of
+them. In libpq's pipeline mode nothing waits but for what is read. Statements are prepared once for a
+connection, their parameters are text, and the server knows which type each has: that takes a third of what a
+cursor does, which must be ready for every value that there may be.
+
+The pipeline mode lasts from a statement to the next `Exchange.settle` and no longer, so that the connection
+is everybody's in between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+from datetime import datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
+
+Row = tuple[Any, ...]
+
+_MOST_STATEMENTS = 100
+"""How many statements stay prepared: some have a text for each number of rows."""
+
+_PLACES = re.compile("%([s%])")
+_AS_WRITTEN = frozenset({int, bool, float, datetime})
+"""The types of parameters, beside text, that PostgreSQL reads as Python writes them."""
+
+
+class Statements:
+    """The prepared statements of one connection to the server, by their text."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, bytes] = {}
+        self._numbers = count()
+        self._is_in_doubt = False
+
+    def name(self, sql: str) -> bytes | None:
+        """Return the name of a statement, if it is prepared."""
+        return self._names.get(sql)
+
+    def add(self, sql: str) -> bytes:
+        """Name a statement that is being prepared."""
+        self._names[sql] = name = b"durable_%d" % next(self._numbers)
+        return name
+
+    def doubt(self) -> None:
+        """Say that nobody knows which of them are there."""
+        self._is_in_doubt = True
+
+    def tidy(self, raw: Any) -> None:
+        """Begin anew if there are too many, or it is in doubt which there are. Between transactions."""
+        if self._is_in_doubt or len(self._names) > _MOST_STATEMENTS:
+            raw.execute("DEALLOCATE ALL")
+            self._names.clear()
+            self._is_in_doubt = False
+
+
+_statements: WeakKeyDictionary[Any, Statements] = WeakKeyDictionary()
+
+
+def statements_of(raw: Any) -> Statements:
+    """Return what is prepared on one of psycopg's connections."""
+    return _statements.setdefault(raw, Statements())
+
+
+class Answer:
+    """What the server says to one statement."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.result: PGresult | None = None
+
+    def rows(self) -> list[Row]:
+        """Return the rows of a query; waits for them if they are not here."""
+        if self.result is None:
+            self._exchange.settle()
+        return self._exchange.loaded(self.result)
+
+
+class Exchange:
+    """The statements of one connection that have been sent, and not answered yet."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._pgconn: PGconn = raw.pgconn
+        self._statements = statements_of(raw)
+        self._sent: list[Answer] = []
+        self._transformer: Any = None
+
+    def send(self, sql: str, parameters: Sequence[Any] = ()) -> Answer:
+        """Send a statement, with a ``%s`` for each parameter.
+
+        Raises:
+            psycopg.OperationalError: The connection is lost.
+            psycopg.DataError: A text has a character that PostgreSQL knows no text with.
+            TypeError: A parameter is of a type that is not expected here.
+        """
+        encoded = [_encoded(value) for value in parameters]
+        pgconn = self._pgconn
+        if not self._sent:
+            pgconn.enter_pipeline_mode()
+        name = self._statements.name(sql)
+        if name is None:
+            name = self._statements.add(sql)
+            pgconn.send_prepare(name, _numbered(sql))
+            self._sent.append(Answer(self))
+        pgconn.send_query_prepared(name, encoded)
+        pgconn.flush()
+        answer = Answer(self)
+        self._sent.append(answer)
+        return answer
+
+    def settle(self) -> None:
+        """Wait until all that was sent is answered, and end the pipeline mode.
+
+        Raises:
+            psycopg.Error: A statement has failed, or the connection is lost. What came after it was not done.
+        """
+        if not self._sent:
+            return
+        sent, self._sent = self._sent, []
+        self._pgconn.pipeline_sync()
+        results = self._raw.wait(_results(self._pgconn))
+        self._pgconn.exit_pipeline_mode()
+        for answer, result in zip(sent, results, strict=True):
+            answer.result = result
+        _check(results)
+
+    def abandon(self) -> None:
+        """End the pipeline mode, whatever the answers are; a connection that does not get out is closed."""
+        self._statements.doubt()
+        try:
+            self.settle()
+        except Exception:  # noqa: BLE001 - it would only say what has been said, or that all is lost
+            pass
+        if self._pgconn.pipeline_status:
+            self._raw.close()
+
+    def loaded(self, result: PGresult | None) -> list[Row]:
+        """Return a result's rows as Python's values, as the connection's cursors would."""
+        if self._transformer is None:
+            from psycopg.adapt import Transformer
+
+            self._transformer = Transformer.from_context(self._raw)
+        assert result is not None
+        self._transformer.set_pgresult(result)
+        rows: list[Row] = self._transformer.load_rows(0, result.ntuples, tuple)
+        return rows
+
+
+def _numbered(sql: str) -> bytes:
+    numbers = count(1)
+    return _PLACES.sub(lambda found: "%" if found[1] == "%" else f"${next(numbers)}", sql).encode()
+
+
+def _encoded(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if "\0" in value:
+            from psycopg import DataError
+
+            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return value.encode()
+    if type(value) not in _AS_WRITTEN:
+        raise TypeError(f"A {type(value).__name__} is no parameter of a statement in an exchange.")
+    return str(value).encode()
+
+
+def _results(pgconn: PGconn) -> PQGen[list[PGresult]]:
+    """Receive the results of all that was sent up to the last synchronization point."""
+    from psycopg import OperationalError
+    from psycopg.pq import ExecStatus
+    from psycopg.waiting import Ready, Wait
+
+    while pgconn.flush():
+        if (yield Wait.RW) & Ready.R:
+            pgconn.consume_input()  # Else both sides could wait for each other to read.
+    results: list[PGresult] = []
+    is_between = False
+    while True:
+        while pgconn.is_busy():
+            yield Wait.R
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            if is_between:
+                raise OperationalError("the server has answered less than it was asked")
+            is_between = True
+            continue
+        is_between = False
+        if result.status == ExecStatus.PIPELINE_SYNC:
+            return results
+        results.append(result)
+
+
+def _check(results: Sequence[PGresult]) -> None:
+    from psycopg.errors import error_from_result
+    from psycopg.pq import ExecStatus
+
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result)
