@@ -19,6 +19,7 @@ from durable_django.core.events import TaskScheduledEvent
 from durable_django.models import ActivityTask, Instance
 from durable_django.store import clock, rows
 from durable_django.store.claims import Claimed
+from durable_django.store.postgres import array
 from durable_django.store.rows import any_of, columns, table
 from durable_django.store.scope import Served
 
@@ -244,7 +245,7 @@ def _lease(cursor: CursorWrapper, updates: list[tuple[Any, ...]]) -> None:
             f"UPDATE {activity} a SET lease_token = v.token, visible_at = %s, worker = %s,"
             f" deliveries = deliveries + 1"
             f" FROM unnest(%s::bigint[], %s::bigint[]) AS v(id, token) WHERE a.id = v.id",
-            [untils[0], workers[0], rows.array(keys), rows.array(tokens)],
+            [untils[0], workers[0], array(keys), array(tokens)],
         )
         return
     cursor.executemany(

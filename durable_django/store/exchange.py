@@ -12,7 +12,8 @@ is everybody's in between.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,8 @@ Row = tuple[Any, ...]
 _MOST_STATEMENTS = 100
 """How many statements stay prepared: some have a text for each number of rows."""
 
+_NO_SUCH_STATEMENT = "26000"
 _PLACES = re.compile("%([s%])")
-_AS_WRITTEN = frozenset({int, bool, float, datetime})
-"""The types of parameters, beside text, that PostgreSQL reads as Python writes them."""
 
 
 class Statements:
@@ -55,10 +55,13 @@ class Statements:
 
     def tidy(self, raw: Any) -> None:
         """Begin anew if there are too many, or it is in doubt which there are. Between transactions."""
-        if self._is_in_doubt or len(self._names) > _MOST_STATEMENTS:
-            raw.execute("DEALLOCATE ALL")
-            self._names.clear()
-            self._is_in_doubt = False
+        if not (self._is_in_doubt or len(self._names) > _MOST_STATEMENTS):
+            return
+        self._names.clear()
+        for (name,) in raw.execute("SELECT name FROM pg_prepared_statements").fetchall():
+            if name.startswith("durable_"):
+                raw.execute(f'DEALLOCATE "{name}"')
+        self._is_in_doubt = False
 
 
 _statements: WeakKeyDictionary[Any, Statements] = WeakKeyDictionary()
@@ -91,6 +94,7 @@ class Exchange:
         self._pgconn: PGconn = raw.pgconn
         self._statements = statements_of(raw)
         self._sent: list[Answer] = []
+        self._prepares = False
         self._transformer: Any = None
 
     def send(self, sql: str, parameters: Sequence[Any] = ()) -> Answer:
@@ -108,6 +112,7 @@ class Exchange:
         name = self._statements.name(sql)
         if name is None:
             name = self._statements.add(sql)
+            self._prepares = True
             pgconn.send_prepare(name, _numbered(sql))
             self._sent.append(Answer(self))
         pgconn.send_query_prepared(name, encoded)
@@ -130,15 +135,15 @@ class Exchange:
         self._pgconn.exit_pipeline_mode()
         for answer, result in zip(sent, results, strict=True):
             answer.result = result
-        _check(results)
+        self._check(results)
+        self._prepares = False
 
     def abandon(self) -> None:
         """End the pipeline mode, whatever the answers are; a connection that does not get out is closed."""
-        self._statements.doubt()
-        try:
+        with suppress(Exception):  # It would only say again what has failed.
             self.settle()
-        except Exception:  # noqa: BLE001 - it would only say what has been said, or that all is lost
-            pass
+        if self._prepares:
+            self._statements.doubt()
         if self._pgconn.pipeline_status:
             self._raw.close()
 
@@ -152,6 +157,23 @@ class Exchange:
         self._transformer.set_pgresult(result)
         rows: list[Row] = self._transformer.load_rows(0, result.ntuples, tuple)
         return rows
+
+    def _check(self, results: Sequence[PGresult]) -> None:
+        """Raise what has failed first: all that comes after it has not been done."""
+        from psycopg.errors import error_from_result
+        from psycopg.pq import ExecStatus
+
+        for result in results:
+            if result.status == ExecStatus.FATAL_ERROR:
+                error = error_from_result(result)
+                if is_unprepared(error):
+                    self._statements.doubt()
+                raise error
+
+
+def is_unprepared(error: BaseException | None) -> bool:
+    """Tell whether a statement has failed because it was not prepared after all, and nothing else."""
+    return getattr(error, "sqlstate", None) == _NO_SUCH_STATEMENT
 
 
 def _numbered(sql: str) -> bytes:
@@ -168,9 +190,11 @@ def _encoded(value: Any) -> bytes | None:
 
             raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         return value.encode()
-    if type(value) not in _AS_WRITTEN:
-        raise TypeError(f"A {type(value).__name__} is no parameter of a statement in an exchange.")
-    return str(value).encode()
+    if isinstance(value, int):
+        return int.__repr__(value).encode()  # Of an enumeration's member too, and 0 and 1 are booleans.
+    if isinstance(value, float | datetime):
+        return str(value).encode()
+    raise TypeError(f"A {type(value).__name__} is no parameter here: give it as text.")
 
 
 def _results(pgconn: PGconn) -> PQGen[list[PGresult]]:
@@ -198,12 +222,3 @@ def _results(pgconn: PGconn) -> PQGen[list[PGresult]]:
         if result.status == ExecStatus.PIPELINE_SYNC:
             return results
         results.append(result)
-
-
-def _check(results: Sequence[PGresult]) -> None:
-    from psycopg.errors import error_from_result
-    from psycopg.pq import ExecStatus
-
-    for result in results:
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise error_from_result(result)

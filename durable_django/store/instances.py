@@ -18,6 +18,7 @@ from django.db.models import F
 from durable_django.models import ActivityTask, HistoryEvent, Instance, InstanceStatus, Message, Timer
 from durable_django.store import clock, rows, wakeup
 from durable_django.store.claims import NOTHING
+from durable_django.store.postgres import array
 from durable_django.store.subjects import Subject
 
 BATCH_ROWS = 500
@@ -174,7 +175,7 @@ def _insert_columns(cursor: CursorWrapper, columns: Mapping[str, Sequence[Any]])
         field for field, column in columns.items() if field == "instance_id" or not rows.is_shared(column)
     )
     common = [column[0] for field, column in columns.items() if field not in varying]
-    arrays = [rows.array(columns[field]) for field in varying]
+    arrays = [array(columns[field]) for field in varying]
     cursor.execute(_insert_columns_sql(cursor.db.alias, varying), [*common, *arrays])
 
 

@@ -10,17 +10,17 @@ Large batches do without: their statements are worth their round trips, and COPY
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
 from durable_django.store import postgres
-from durable_django.store.exchange import Exchange, statements_of
+from durable_django.store.exchange import Exchange, Row, is_unprepared, statements_of
 
 _PLAN_SECONDS = 10.0
 _planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
@@ -60,7 +60,8 @@ def ahead(cursor: CursorWrapper) -> Iterator[None]:
 def is_possible(using: str) -> bool:
     """Tell whether a small transaction would be in a pipeline."""
     connection = connections[using]
-    return _is_allowed(connection) and not connection.in_atomic_block and connection.get_autocommit()
+    is_ours = not (connection.in_atomic_block or connection.execute_wrappers)
+    return is_ours and _is_allowed(connection) and connection.get_autocommit()
 
 
 def is_open(cursor: CursorWrapper) -> bool:
@@ -91,11 +92,86 @@ def outside(cursor: CursorWrapper) -> Iterator[CursorWrapper]:
         yield cursor
 
 
+def can_ask(using: str) -> bool:
+    """Tell whether `ask` is possible, outside a transaction, and nobody is there to see the statement.
+
+    What logs or wraps the queries of a connection, as a debug toolbar does, knows those of cursors alone.
+    """
+    connection = connections[using]
+    return is_possible(using) and not connection.queries_logged
+
+
+def ask(using: str, sql: str, parameters: Sequence[Any]) -> list[Row]:
+    """Run a query outside a transaction, by a prepared statement, and return its rows.
+
+    Whoever has emptied the connection's session since, as a pool of connections may, has it run by a cursor.
+    """
+    try:
+        with _alone(connections[using]) as exchange:
+            return exchange.send(sql, parameters).rows()
+    except DatabaseError as error:
+        if not is_unprepared(error.__cause__):
+            raise
+    with connections[using].cursor() as cursor:
+        cursor.execute(sql, parameters)
+        found: list[Row] = cursor.fetchall()
+        return found
+
+
+def can_commit_and_notify(using: str) -> bool:
+    """Tell whether `commit_and_notify` is possible: outside a transaction, with parameters bound here."""
+    connection: Any = connections[using]
+    return can_ask(using) or (
+        connection.get_autocommit() and not connection.features.uses_server_side_binding
+    )
+
+
+def commit_and_notify(
+    cursor: CursorWrapper, sql: str, parameters: Sequence[Any], channel: str, payload: str
+) -> list[Row]:
+    """Run a statement in a transaction of its own, then notify, in one exchange; return the statement's rows.
+
+    To notify within that transaction would be cheaper for one client alone. But such commits wait for each
+    other, on the whole server, and never share a write to its log.
+
+    An error may come after the commit: then it is the notification that has failed.
+    """
+    if can_ask(cursor.db.alias):
+        with _alone(cursor.db) as exchange:
+            exchange.send("BEGIN")
+            answer = exchange.send(sql, parameters)
+            exchange.send("COMMIT")
+            exchange.send("SELECT pg_notify(%s, %s)", [channel, payload])
+            return answer.rows()
+    try:
+        cursor.execute(f'BEGIN; {sql}; COMMIT; NOTIFY "{channel}", %s', [*parameters, payload])
+    except BaseException:
+        cursor.db.rollback()
+        raise
+    cursor.nextset()  # The first one is BEGIN's.
+    rows: list[Row] = cursor.fetchall()
+    return rows
+
+
 def _is_allowed(connection: Any) -> bool:
     # Prepared statements belong to a session, as LISTEN does: no pooler may deal out the transactions.
     if connection.vendor != "postgresql" or not (settings.PIPELINE and settings.LISTEN):
         return False
     return postgres.has_pipelines()
+
+
+@contextmanager
+def _alone(connection: Any) -> Iterator[Exchange]:
+    """Give an exchange outside Django's transactions."""
+    raw = _prepared(connection)
+    exchange = Exchange(raw)
+    try:
+        with connection.wrap_database_errors:
+            yield exchange
+            exchange.settle()
+    except BaseException:
+        _give_up(exchange, raw)
+        raise
 
 
 @contextmanager
@@ -123,8 +199,7 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
             exchange.settle()
     except BaseException:
         connection.run_on_commit = []
-        exchange.abandon()
-        _roll_back(raw)
+        _give_up(exchange, raw)
         raise
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
@@ -153,7 +228,8 @@ def _prepared(connection: Any) -> Any:
     return raw
 
 
-def _roll_back(raw: Any) -> None:
+def _give_up(exchange: Exchange, raw: Any) -> None:
+    exchange.abandon()
     try:
         raw.rollback()
     except Exception:  # noqa: BLE001 - nobody knows what it would do next

@@ -84,7 +84,7 @@ def _element(value: str | int | None) -> str:
 
 
 class PipelineCursor(CursorWrapper):
-    """A cursor of an `Exchange`: its statements are sent at once, and answered when their rows are asked for."""
+    """A cursor of an `Exchange`: statements are sent at once, and answered when somebody needs rows."""
 
     def __init__(self, exchange: Exchange, connection: Any) -> None:
         super().__init__(None, connection)
@@ -95,11 +95,11 @@ class PipelineCursor(CursorWrapper):
         """Send a query. Others may be sent before its rows are read."""
         return self._exchange.send(sql, parameters)
 
-    def execute(self, sql: str, params: Any = ()) -> None:
+    def execute(self, sql: Any, params: Any = ()) -> None:
         """Send a statement; `fetchall` gives the rows of the last one."""
         self._answer = self._exchange.send(sql, params)
 
-    def executemany(self, sql: str, param_list: Any) -> None:
+    def executemany(self, sql: Any, param_list: Any) -> None:
         """Send a statement for each of many."""
         for params in param_list:
             self._exchange.send(sql, params)
@@ -157,28 +157,3 @@ def listen(using: str, channel: str, beat: float) -> Generator[str | None]:
             yield None
     finally:
         connection.close()
-
-
-def can_commit_and_notify(connection: Any) -> bool:
-    """Tell whether `commit_and_notify` is possible: outside a transaction, with parameters bound here."""
-    return connection.get_autocommit() and not connection.features.uses_server_side_binding
-
-
-def commit_and_notify(
-    cursor: CursorWrapper, sql: str, parameters: Sequence[Any], channel: str, payload: str
-) -> list[tuple[Any, ...]]:
-    """Run a statement in a transaction of its own, then notify, in one exchange; return the statement's rows.
-
-    To notify within that transaction would be cheaper for one client alone. But such commits wait for each
-    other, on the whole server, and never share a write to its log.
-
-    An error may come after the commit: then it is the notification that has failed.
-    """
-    try:
-        cursor.execute(f'BEGIN; {sql}; COMMIT; NOTIFY "{channel}", %s', [*parameters, payload])
-    except BaseException:
-        cursor.db.rollback()
-        raise
-    cursor.nextset()  # The first one is BEGIN's.
-    rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows

@@ -70,7 +70,8 @@ def state(
     if statuses is not None:
         in_statuses, values = any_of(vendor, column(Instance, "status", vendor), [s.value for s in statuses])
         condition, parameters = f"{condition} AND {in_statuses}", [instance_id, *values]
-    found = rows.fetch(using, f"SELECT {fields} FROM {table(Instance, vendor)} WHERE {condition}", parameters)
+    sql = f"SELECT {fields} FROM {table(Instance, vendor)} WHERE {condition}"
+    found = rows.fetch_again(using, sql, parameters)
     return _state(found[0]) if found else None
 
 

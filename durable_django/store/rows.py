@@ -228,6 +228,11 @@ def ask(cursor: CursorWrapper, sql: str, parameters: Sequence[Any]) -> Answer:
     return lambda: found
 
 
+def fetch_again(using: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Do what `fetch` does for a query that is run often: by a prepared statement, where that is possible."""
+    return pipeline.ask(using, sql, parameters) if pipeline.can_ask(using) else fetch(using, sql, parameters)
+
+
 def fetch(using: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """Run a query and return its rows."""
     with connections[using].cursor() as cursor:

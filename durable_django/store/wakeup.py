@@ -21,7 +21,7 @@ from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
-from durable_django.store import postgres
+from durable_django.store import pipeline, postgres
 
 logger = logging.getLogger("durable_django.wakeup")
 
@@ -210,7 +210,7 @@ def announce_start(using: str) -> None:
 
 def can_announce_along(using: str) -> bool:
     """Tell whether `execute_and_announce_start` is possible, and worth it."""
-    return can_listen(using) and postgres.can_commit_and_notify(connections[using])
+    return can_listen(using) and pipeline.can_commit_and_notify(using)
 
 
 def execute_and_announce_start(
@@ -221,7 +221,7 @@ def execute_and_announce_start(
     An error may come after the commit: then other processes are not told.
     """
     here = hub(cursor.db.alias)
-    found = postgres.commit_and_notify(cursor, sql, parameters, CHANNEL, here.start_payload)
+    found = pipeline.commit_and_notify(cursor, sql, parameters, CHANNEL, here.start_payload)
     here.start()
     return found
 

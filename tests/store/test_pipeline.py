@@ -75,8 +75,8 @@ def test_after_many_rows_the_pipeline_goes_on() -> None:
     many = [f"w{number:03}" for number in range(150)]
     with pipeline.begin(USING, small=True) as cursor:
         add(cursor, *many)
-        assert in_pipeline_mode()
         add(cursor, "another")
+        assert in_pipeline_mode()
     assert not in_pipeline_mode()
     assert identities() == ["another", *many]
 

@@ -11,6 +11,7 @@ import pytest
 from durable_django import task
 from durable_django.models import ActivityTask, InstanceStatus
 from durable_django.store import wakeup
+from durable_django.store.exchange import Exchange
 from tests import factories
 from tests.worker.byhand import HandWorker, client, output, status
 
@@ -122,20 +123,18 @@ def test_new_activities_are_left_unclaimed_while_there_may_be_older_ones() -> No
     assert ActivityTask.objects.filter(lease_token=None).count() == 2
 
 
-def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return what grows by each query whose rows are waited for: others' may come along."""
-    from psycopg import Cursor
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return what grows by each exchange with the server: by how many answers it had."""
+    counts: list[int] = []
+    settle = Exchange.settle
 
-    waits: list[bytes] = []
-    fetchall = Cursor.fetchall
+    def counted(exchange: Exchange) -> None:
+        if exchange._sent:
+            counts.append(len(exchange._sent))
+        settle(exchange)
 
-    def fetch(cursor: Any) -> Any:
-        if cursor.pgresult is None:
-            waits.append(cursor._query.query)
-        return fetchall(cursor)
-
-    monkeypatch.setattr(Cursor, "fetchall", fetch)
-    return waits
+    monkeypatch.setattr(Exchange, "settle", counted)
+    return counts
 
 
 @pytest.mark.database("postgresql")
@@ -143,10 +142,10 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_a_start_takes_two_exchanges(monkeypatch: pytest.MonkeyPatch, hint: str, more: int) -> None:
     worker = settled(one)
     client().schedule_new_orchestration(one)
-    waits = exchanges(monkeypatch)
+    counts = exchanges(monkeypatch)
     look(worker, hint)
 
-    assert len(waits) == 1 + more, waits  # The last exchange is the COMMIT's.
+    assert len(counts) == 2 + more, counts  # The last exchange is the COMMIT's.
     assert len(worker.pool.leased) == 1
 
 
@@ -156,11 +155,11 @@ def test_all_results_of_a_fan_out_are_taken_in_by_two_exchanges(monkeypatch: pyt
     client().schedule_new_orchestration(fan, input=40, instance_id="fan")
     look(worker, "hint_start")
     worker.run_activities()
-    waits = exchanges(monkeypatch)
+    counts = exchanges(monkeypatch)
 
     look(worker)
 
-    assert len(waits) == 2, waits  # Of their bundle and of the instance; the last one is the COMMIT's.
+    assert len(counts) == 3, counts  # Of their bundle, of the instance, and the COMMIT's.
     assert output("fan") == list(range(40))
 
 
