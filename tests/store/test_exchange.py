@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import pytest
@@ -97,7 +97,7 @@ def test_a_character_that_no_text_has_is_refused_before_anything_is_sent(raw: An
 
 
 def test_members_of_enumerations_are_their_values(exchanged: Exchange) -> None:
-    class Name(str, Enum):
+    class Name(StrEnum):
         FIRST = "one"
 
     class Number(int, Enum):
