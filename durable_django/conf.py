@@ -123,7 +123,8 @@ class Settings:
     PIPELINE: bool = _key(
         _FLAG,
         True,
-        "Whether small turns on PostgreSQL go through a pipeline of prepared statements, with LISTEN only. "
+        "Whether small turns, and what clients do most, go through a pipeline of prepared statements on "
+        "PostgreSQL, with LISTEN only. "
         "False behind a connection pooler that does not know prepared statements.",
     )
     LEASE_SECONDS: float = _key(

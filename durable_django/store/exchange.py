@@ -11,6 +11,7 @@ is everybody's in between.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,7 +29,9 @@ Row = tuple[Any, ...]
 _MOST_STATEMENTS = 100
 """How many statements stay prepared: some have a text for each number of rows."""
 
-_NO_SUCH_STATEMENT = "26000"
+_NOT_AS_PREPARED = frozenset({"26000", "0A000"})
+"""No such statement, and one whose columns a migration has changed since it was prepared."""
+
 _PLACES = re.compile("%([s%])")
 
 
@@ -36,6 +39,8 @@ class Statements:
     """The prepared statements of one connection to the server, by their text."""
 
     def __init__(self) -> None:
+        # Of this connection alone: a pooler that hands sessions on may give us one that has other people's.
+        self._prefix = f"durable_{os.urandom(6).hex()}_"
         self._names: dict[str, bytes] = {}
         self._numbers = count()
         self._is_in_doubt = False
@@ -46,7 +51,7 @@ class Statements:
 
     def add(self, sql: str) -> bytes:
         """Name a statement that is being prepared."""
-        self._names[sql] = name = b"durable_%d" % next(self._numbers)
+        self._names[sql] = name = f"{self._prefix}{next(self._numbers)}".encode()
         return name
 
     def doubt(self) -> None:
@@ -59,7 +64,7 @@ class Statements:
             return
         self._names.clear()
         for (name,) in raw.execute("SELECT name FROM pg_prepared_statements").fetchall():
-            if name.startswith("durable_"):
+            if name.startswith(self._prefix):
                 raw.execute(f'DEALLOCATE "{name}"')
         self._is_in_doubt = False
 
@@ -172,8 +177,8 @@ class Exchange:
 
 
 def is_unprepared(error: BaseException | None) -> bool:
-    """Tell whether a statement has failed because it was not prepared after all, and nothing else."""
-    return getattr(error, "sqlstate", None) == _NO_SUCH_STATEMENT
+    """Tell whether a statement has failed because it is not prepared, or not as it is now."""
+    return getattr(error, "sqlstate", None) in _NOT_AS_PREPARED
 
 
 def _numbered(sql: str) -> bytes:

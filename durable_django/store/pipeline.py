@@ -104,7 +104,8 @@ def can_ask(using: str) -> bool:
 def ask(using: str, sql: str, parameters: Sequence[Any]) -> list[Row]:
     """Run a query outside a transaction, by a prepared statement, and return its rows.
 
-    Whoever has emptied the connection's session since, as a pool of connections may, has it run by a cursor.
+    A cursor runs it if the session has forgotten the statement, as that of a pool may, or a migration has
+    changed its columns.
     """
     try:
         with _alone(connections[using]) as exchange:

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from durable_django.client import DurableTaskClient
-from durable_django.models import Instance, InstanceStatus, Worker
+from durable_django.models import NAME_LENGTH, Instance, InstanceStatus, Worker
 from durable_django.store import exchange, pipeline, rows
 from durable_django.store.exchange import Exchange, statements_of
 from durable_django.store.postgres import array
@@ -217,6 +217,26 @@ def test_a_worker_goes_on_though_its_session_has_been_emptied(forget: str) -> No
         worker.settle()
     for name in ("order", "other"):
         assert [output(f"{name}-{number}") for number in range(3)] == [0, 1, 2]
+
+
+@pytest.fixture
+def wider_name() -> Iterator[Any]:
+    """Give what widens a column, as a migration may, and see that it is as before afterwards."""
+
+    def widen(length: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE durable_django_instance ALTER name TYPE varchar({length})")
+
+    yield widen
+    widen(NAME_LENGTH)
+
+
+def test_clients_do_not_mind_a_migration_of_the_columns_that_they_read(wider_name: Any) -> None:
+    client = DurableTaskClient()
+    for number in range(3):
+        client.schedule_new_orchestration(one, instance_id=f"order-{number}")
+        assert client.get_orchestration_state(f"order-{number}") is not None
+        wider_name(NAME_LENGTH + number + 1)
 
 
 # ---------------------------------------------------------------- others on the connection
