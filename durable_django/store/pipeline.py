@@ -104,19 +104,27 @@ def can_ask(using: str) -> bool:
 def ask(using: str, sql: str, parameters: Sequence[Any]) -> list[Row]:
     """Run a query outside a transaction, by a prepared statement, and return its rows.
 
-    A cursor runs it if the session has forgotten the statement, as that of a pool may, or a migration has
-    changed its columns.
+    A cursor runs it if the session `has_lost_statements`.
     """
     try:
         with _alone(connections[using]) as exchange:
             return exchange.send(sql, parameters).rows()
     except DatabaseError as error:
-        if not is_unprepared(error.__cause__):
+        if not has_lost_statements(error):
             raise
     with connections[using].cursor() as cursor:
         cursor.execute(sql, parameters)
         found: list[Row] = cursor.fetchall()
         return found
+
+
+def has_lost_statements(error: Exception) -> bool:
+    """Tell whether nothing is wrong but that prepared statements are gone: next time they are prepared anew.
+
+    A pool may have emptied the session, or a rollback where psycopg prepares statements too; and a migration
+    may have changed what they give.
+    """
+    return is_unprepared(error.__cause__)
 
 
 def can_commit_and_notify(using: str) -> bool:

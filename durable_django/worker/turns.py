@@ -115,7 +115,7 @@ class TurnProcessor:
                 self._forget()
                 logger.debug("%s is not as it was thought to be", expected.instance_id, exc_info=True)
         try:
-            return self._commit(work)
+            return self._commit_prepared(work)
         except Exception as error:
             self.doubt()
             keys = self._forget() | work.keys
@@ -161,6 +161,16 @@ class TurnProcessor:
             self._is_in_doubt = False
 
     # ---------------------------------------------------------------- a batch
+
+    def _commit_prepared(self, work: Work) -> Report:
+        """Move a batch, and do so again if nothing is wrong but that prepared statements are gone."""
+        try:
+            return self._commit(work)
+        except DatabaseError as error:
+            if not pipeline.has_lost_statements(error):
+                raise
+            self._forget()
+        return self._commit(work)
 
     def _commit(self, work: Work, *, alone: bool = False, expected: Claimed | None = None) -> Report:
         report = Report()

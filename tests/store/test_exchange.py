@@ -11,13 +11,12 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from durable_django.client import DurableTaskClient
 from durable_django.models import NAME_LENGTH, Instance, InstanceStatus, Worker
 from durable_django.store import exchange, pipeline, rows
 from durable_django.store.exchange import Exchange, statements_of
 from durable_django.store.postgres import array
 from tests import factories
-from tests.worker.byhand import HandWorker, output
+from tests.worker.byhand import HandWorker, client, output
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.database("postgresql")]
 
@@ -197,26 +196,28 @@ def test_only_our_own_statements_are_deallocated(raw: Any) -> None:
 
 @pytest.mark.parametrize("forget", ["DEALLOCATE ALL", "DISCARD ALL"])
 def test_clients_do_not_mind_that_a_pool_has_emptied_their_session(raw: Any, forget: str) -> None:
-    client = DurableTaskClient()
     for number in range(3):
-        client.schedule_new_orchestration(one, instance_id=f"order-{number}")
-        assert client.get_orchestration_state(f"order-{number}") is not None
+        client().schedule_new_orchestration(one, instance_id=f"order-{number}")
+        assert client().get_orchestration_state(f"order-{number}") is not None
         raw.execute(forget)
     assert Instance.objects.count() == 3
 
 
 @pytest.mark.parametrize("forget", ["DEALLOCATE ALL", "DISCARD ALL"])
-def test_a_worker_goes_on_though_its_session_has_been_emptied(forget: str) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_worker_goes_on_though_its_session_has_been_emptied(forget: str, told: bool) -> None:
     worker = HandWorker(one, activities=[echo])
-    client = DurableTaskClient()
     for number in range(3):
-        client.schedule_new_orchestration(one, input=number, instance_id=f"order-{number}")
-        worker.settle()
+        client().schedule_new_orchestration(one, input=number, instance_id=f"order-{number}")
+        if told:
+            worker.loop.hint_start()
+        worker.loop.step()
         connection.connection.execute(forget)
-        client.schedule_new_orchestration(one, input=number, instance_id=f"other-{number}")
-        worker.settle()
-    for name in ("order", "other"):
-        assert [output(f"{name}-{number}") for number in range(3)] == [0, 1, 2]
+        worker.run_activities()
+        worker.loop.step()
+        assert output(f"order-{number}") == number
+        connection.connection.execute(forget)
+        worker.loop.hint()
 
 
 @pytest.fixture
@@ -231,11 +232,13 @@ def wider_name() -> Iterator[Any]:
     widen(NAME_LENGTH)
 
 
-def test_clients_do_not_mind_a_migration_of_the_columns_that_they_read(wider_name: Any) -> None:
-    client = DurableTaskClient()
+def test_a_migration_of_the_columns_that_are_read_stops_nobody(wider_name: Any) -> None:
+    worker = HandWorker(one, activities=[echo])
     for number in range(3):
-        client.schedule_new_orchestration(one, instance_id=f"order-{number}")
-        assert client.get_orchestration_state(f"order-{number}") is not None
+        client().schedule_new_orchestration(one, input=number, instance_id=f"order-{number}")
+        worker.settle()
+        assert output(f"order-{number}") == number
+        assert client().get_orchestration_state(f"order-{number}") is not None
         wider_name(NAME_LENGTH + number + 1)
 
 
@@ -262,10 +265,9 @@ def test_others_may_use_the_connection_below_django_once_the_pipeline_is_left(ra
 
 
 def test_what_sees_every_query_sees_a_clients_too() -> None:
-    client = DurableTaskClient()
     with CaptureQueriesContext(connection) as captured:
-        client.schedule_new_orchestration(one, instance_id="seen")
-        client.get_orchestration_state("seen")
+        client().schedule_new_orchestration(one, instance_id="seen")
+        client().get_orchestration_state("seen")
     assert len(captured) == 2
     statements: list[str] = []
 
@@ -274,18 +276,17 @@ def test_what_sees_every_query_sees_a_clients_too() -> None:
         return execute(sql, *rest)
 
     with connection.execute_wrapper(note):
-        client.schedule_new_orchestration(one, instance_id="wrapped")
-        client.get_orchestration_state("wrapped")
+        client().schedule_new_orchestration(one, instance_id="wrapped")
+        client().get_orchestration_state("wrapped")
         with pipeline.begin(USING, small=True) as cursor:
             cursor.execute("SELECT 1")
     assert len(statements) == 3
 
 
 def test_within_a_transaction_a_client_is_part_of_it() -> None:
-    client = DurableTaskClient()
     with transaction.atomic():
-        client.schedule_new_orchestration(one, instance_id="gone")
-        assert client.get_orchestration_state("gone") is not None
+        client().schedule_new_orchestration(one, instance_id="gone")
+        assert client().get_orchestration_state("gone") is not None
         transaction.set_rollback(True)
-    assert client.get_orchestration_state("gone") is None
+    assert client().get_orchestration_state("gone") is None
     assert statements_of(connection.connection).name("BEGIN") is None
