@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -88,16 +87,17 @@ class Answer:
         """Return the rows of a query; waits for them if they are not here."""
         if self.result is None:
             self._exchange.settle()
-        return self._exchange.loaded(self.result)
+        return self._exchange.loaded(self)
 
 
 class Exchange:
     """The statements of one connection that have been sent, and not answered yet."""
 
     def __init__(self, raw: Any) -> None:
-        self._raw = raw
+        self.raw = raw
         self._pgconn: PGconn = raw.pgconn
         self._statements = statements_of(raw)
+        self._encoding: str = raw.info.encoding
         self._sent: list[Answer] = []
         self._prepares = False
         self._transformer: Any = None
@@ -110,7 +110,7 @@ class Exchange:
             psycopg.DataError: A text has a character that PostgreSQL knows no text with.
             TypeError: A parameter is of a type that is not expected here.
         """
-        encoded = [_encoded(value) for value in parameters]
+        encoded = [_encoded(value, self._encoding) for value in parameters]
         pgconn = self._pgconn
         if not self._sent:
             pgconn.enter_pipeline_mode()
@@ -132,52 +132,68 @@ class Exchange:
         Raises:
             psycopg.Error: A statement has failed, or the connection is lost. What came after it was not done.
         """
+        from psycopg import OperationalError
+        from psycopg.pq import ConnStatus
+
         if not self._sent:
             return
         sent, self._sent = self._sent, []
+        if self._pgconn.status == ConnStatus.BAD:
+            raise OperationalError("the connection is lost")
         self._pgconn.pipeline_sync()
-        results = self._raw.wait(_results(self._pgconn))
+        results = self.raw.wait(_results(self._pgconn))
         self._pgconn.exit_pipeline_mode()
+        self._check(results)  # First: what fails at the very end, as a NOTIFY may, is a result more.
         for answer, result in zip(sent, results, strict=True):
             answer.result = result
-        self._check(results)
         self._prepares = False
 
     def abandon(self) -> None:
         """End the pipeline mode, whatever the answers are; a connection that does not get out is closed."""
-        with suppress(Exception):  # It would only say again what has failed.
-            self.settle()
-        if self._prepares:
-            self._statements.doubt()
-        if self._pgconn.pipeline_status:
-            self._raw.close()
+        try:
+            with suppress(Exception):  # It would only say again what has failed.
+                self.settle()
+        finally:
+            if self._prepares:
+                self._statements.doubt()
+            if self._pgconn.pipeline_status:
+                self.raw.close()
 
-    def loaded(self, result: PGresult | None) -> list[Row]:
-        """Return a result's rows as Python's values, as the connection's cursors would."""
+    def loaded(self, answer: Answer) -> list[Row]:
+        """Return an answer's rows as Python's values, as the connection's cursors would.
+
+        Raises:
+            psycopg.OperationalError: Its statement, or one before it, has failed.
+        """
+        from psycopg import OperationalError
+        from psycopg.adapt import Transformer
+
+        if answer.result is None:
+            raise OperationalError("there is no answer: something before has failed")
         if self._transformer is None:
-            from psycopg.adapt import Transformer
-
-            self._transformer = Transformer.from_context(self._raw)
-        assert result is not None
-        self._transformer.set_pgresult(result)
-        rows: list[Row] = self._transformer.load_rows(0, result.ntuples, tuple)
+            self._transformer = Transformer.from_context(self.raw)
+        self._transformer.set_pgresult(answer.result)
+        rows: list[Row] = self._transformer.load_rows(0, answer.result.ntuples, tuple)
         return rows
 
     def _check(self, results: Sequence[PGresult]) -> None:
         """Raise what has failed first: all that comes after it has not been done."""
+        from psycopg import OperationalError
         from psycopg.errors import error_from_result
         from psycopg.pq import ExecStatus
 
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
-                error = error_from_result(result)
+                error = error_from_result(result, self._encoding)
                 if is_unprepared(error):
                     self._statements.doubt()
                 raise error
+            if result.command_status == b"ROLLBACK":  # Nobody sends that here.
+                raise OperationalError("there was nothing to COMMIT: something before has failed")
 
 
 def is_unprepared(error: BaseException | None) -> bool:
-    """Tell whether a statement has failed because it is not prepared, or not as it is now."""
+    """Tell whether a statement may have failed only because it is not prepared, or not as it is now."""
     return getattr(error, "sqlstate", None) in _NOT_AS_PREPARED
 
 
@@ -186,7 +202,7 @@ def _numbered(sql: str) -> bytes:
     return _PLACES.sub(lambda found: "%" if found[1] == "%" else f"${next(numbers)}", sql).encode()
 
 
-def _encoded(value: Any) -> bytes | None:
+def _encoded(value: Any, encoding: str) -> bytes | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -194,11 +210,9 @@ def _encoded(value: Any) -> bytes | None:
             from psycopg import DataError
 
             raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-        return value.encode()
+        return value.encode(encoding)
     if isinstance(value, int):
         return int.__repr__(value).encode()  # Of an enumeration's member too, and 0 and 1 are booleans.
-    if isinstance(value, float | datetime):
-        return str(value).encode()
     raise TypeError(f"A {type(value).__name__} is no parameter here: give it as text.")
 
 

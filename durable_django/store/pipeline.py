@@ -58,10 +58,15 @@ def ahead(cursor: CursorWrapper) -> Iterator[None]:
 
 
 def is_possible(using: str) -> bool:
-    """Tell whether a small transaction would be in a pipeline."""
-    connection = connections[using]
-    is_ours = not (connection.in_atomic_block or connection.execute_wrappers)
-    return is_ours and _is_allowed(connection) and connection.get_autocommit()
+    """Tell whether a small transaction would be in a pipeline.
+
+    It is not where somebody wraps the connection's queries, or has a pipeline of psycopg's there.
+    """
+    connection: Any = connections[using]
+    if connection.in_atomic_block or connection.execute_wrappers or not _is_allowed(connection):
+        return False
+    raw = connection.connection
+    return connection.get_autocommit() and (raw is None or not raw.pgconn.pipeline_status)
 
 
 def is_open(cursor: CursorWrapper) -> bool:
@@ -166,37 +171,39 @@ def _is_allowed(connection: Any) -> bool:
     # Prepared statements belong to a session, as LISTEN does: no pooler may deal out the transactions.
     if connection.vendor != "postgresql" or not (settings.PIPELINE and settings.LISTEN):
         return False
+    # Together, these two have psycopg deallocate all statements after a rollback, ours among them.
+    prepares = connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+    if prepares and connection.features.uses_server_side_binding:
+        return False
     return postgres.has_pipelines()
 
 
 @contextmanager
 def _alone(connection: Any) -> Iterator[Exchange]:
     """Give an exchange outside Django's transactions."""
-    raw = _prepared(connection)
-    exchange = Exchange(raw)
+    exchange = _opened(connection)
     try:
         with connection.wrap_database_errors:
             yield exchange
             exchange.settle()
     except BaseException:
-        _give_up(exchange, raw)
+        _give_up(exchange)
         raise
 
 
 @contextmanager
 def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
     """Do what ``transaction.atomic`` does for an outermost block, but send BEGIN and COMMIT along."""
-    raw = _prepared(connection)
-    exchange = Exchange(raw)
+    exchange = _opened(connection)
 
-    def after_others(execute: Any, *statement: Any) -> Any:
-        exchange.settle()
+    def after_ours(execute: Any, *statement: Any) -> Any:
+        leave(connection.alias)
         return execute(*statement)
 
     connection.autocommit, connection.in_atomic_block, connection.needs_rollback = False, True, False
     # What an inner atomic(durable=True) looks for.
     connection.atomic_blocks = [transaction.Atomic(connection.alias, savepoint=False, durable=False)]
-    connection.execute_wrappers.append(after_others)
+    connection.execute_wrappers.append(after_ours)
     _open[connection] = exchange
     try:
         with connection.wrap_database_errors:
@@ -208,39 +215,41 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
             exchange.settle()
     except BaseException:
         connection.run_on_commit = []
-        _give_up(exchange, raw)
+        _give_up(exchange)
         raise
     finally:
         connection.autocommit, connection.in_atomic_block, connection.needs_rollback = True, False, False
         connection.savepoint_ids, connection.atomic_blocks = [], []
-        connection.execute_wrappers.remove(after_others)
+        connection.execute_wrappers.remove(after_ours)
         _open.pop(connection, None)
         if connection.closed_in_transaction:
             connection.connection = None
     connection.run_and_clear_commit_hooks()
 
 
-def _prepared(connection: Any) -> Any:
-    """Return the connection's own one, ready to prepare statements; forget plans that are old.
+def _opened(connection: Any) -> Exchange:
+    """Return an exchange on the connection's own one, and forget plans that are old.
 
     A plan that was made while the tables were small must not outlive that for long.
     """
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     raw = connection.connection
-    statements_of(raw).tidy(raw)
-    now = time.monotonic()
-    planned_at = _planned_at.setdefault(raw, now)
-    if now - planned_at > _PLAN_SECONDS:
-        raw.execute("DISCARD PLANS")
-        _planned_at[raw] = now
-    return raw
+    with connection.wrap_database_errors:
+        statements_of(raw).tidy(raw)
+        exchange = Exchange(raw)
+        now = time.monotonic()
+        planned_at = _planned_at.setdefault(raw, now)
+        if now - planned_at > _PLAN_SECONDS:
+            exchange.send("DISCARD PLANS")
+            _planned_at[raw] = now
+    return exchange
 
 
-def _give_up(exchange: Exchange, raw: Any) -> None:
+def _give_up(exchange: Exchange) -> None:
     exchange.abandon()
     try:
-        raw.rollback()
+        exchange.raw.rollback()
     except Exception:  # noqa: BLE001 - nobody knows what it would do next
         with suppress(Exception):
-            raw.close()
+            exchange.raw.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from datetime import datetime
 from enum import Enum, StrEnum
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, DataError, OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from durable_django.models import NAME_LENGTH, Instance, InstanceStatus, Worker
@@ -24,9 +25,10 @@ USING = "default"
 
 
 @pytest.fixture
-def raw() -> Any:
+def raw() -> Iterator[Any]:
     connection.ensure_connection()
-    return connection.connection
+    yield connection.connection
+    connection.close()
 
 
 @pytest.fixture
@@ -53,8 +55,7 @@ def echo(ctx: Any, value: Any) -> Any:
 # ---------------------------------------------------------------- values
 
 _VALUES = (
-    "SELECT %s::text, %s::bigint, %s::int, %s::bool, %s::timestamptz, %s::jsonb, %s::float, %s::text[],"
-    " 7 %% 4, NULL"
+    "SELECT %s::text, %s::bigint, %s::int, %s::bool, %s::timestamptz, %s::jsonb, %s::text[], 7 %% 4, NULL"
 )
 
 
@@ -64,9 +65,8 @@ def test_values_are_as_a_cursor_gives_them(exchanged: Exchange) -> None:
         2**62,
         -3,
         True,
-        datetime(2026, 2, 3, 4, 5, 6, 789),
+        "2026-02-03T04:05:06.000789+00:00",
         '{"a": [1, null]}',
-        0.1,
         '{"x,y",NULL}',
     ]
     assert exchanged.send(_VALUES, values).rows() == rows.fetch(USING, _VALUES, values)
@@ -106,7 +106,7 @@ def test_members_of_enumerations_are_their_values(exchanged: Exchange) -> None:
     assert exchanged.send("SELECT %s::text, %s::int, %s::int", values).rows() == [("one", 2, 6)]
 
 
-@pytest.mark.parametrize("value", [b"bytes", [1], {"a": 1}])
+@pytest.mark.parametrize("value", [b"bytes", [1], {"a": 1}, 0.1, datetime(2026, 2, 3)])
 def test_a_value_that_the_server_would_read_otherwise_is_refused(raw: Any, value: Any) -> None:
     with pytest.raises(TypeError, match=type(value).__name__):
         Exchange(raw).send("SELECT %s::text", [value])
@@ -140,12 +140,13 @@ def test_what_comes_after_an_error_is_not_done(raw: Any) -> None:
     raw.rollback()
 
 
+def interrupted(_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_connection_that_is_interrupted_is_not_used_again(
     raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Any) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(raw, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt), pipeline.begin(USING, small=True) as cursor:
         rows.ask(cursor, "SELECT %s::int", [1])()
@@ -164,6 +165,101 @@ def test_a_server_that_cuts_the_connection_off_is_djangos_error(raw: Any) -> Non
         fail()
     connection.close()
     assert rows.fetch(USING, "SELECT 1") == [(1,)]
+
+
+def test_neither_is_one_that_is_interrupted_while_it_is_given_up(
+    raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanged = Exchange(raw)
+    exchanged.send("SELECT 1")
+    monkeypatch.setattr(raw, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exchanged.abandon()
+    assert raw.closed
+
+
+def cut_off() -> None:
+    """Have the server end the session of Django's connection, from another one."""
+    pid = rows.fetch(USING, "SELECT pg_backend_pid()")[0][0]
+    with closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+def begin() -> None:
+    with pipeline.begin(USING, small=True):
+        pass
+
+
+_ACTS: dict[str, Callable[[], object]] = {
+    "start": lambda: client().schedule_new_orchestration(one),
+    "look": lambda: client().get_orchestration_state("a"),
+    "begin": begin,
+}
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize("act", _ACTS)
+def test_a_session_that_is_over_is_djangos_error(
+    act: str, is_old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client().get_orchestration_state("a")
+    if is_old:
+        monkeypatch.setattr(pipeline, "_PLAN_SECONDS", -1.0)
+        statements_of(connection.connection).doubt()
+    cut_off()
+    try:
+        with pytest.raises(OperationalError):
+            _ACTS[act]()
+    finally:
+        connection.close()
+
+
+def test_an_error_after_the_commit_is_raised_as_it_is(raw: Any) -> None:
+    """As of a NOTIFY for which there is no room: such a statement fails at the very end."""
+    from psycopg.errors import CheckViolation
+
+    raw.execute("CREATE TEMPORARY TABLE late (n int)")
+    raw.execute(
+        "CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE check_violation; END$$"
+    )
+    raw.execute(
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse()"
+    )
+    exchanged = Exchange(raw)
+    exchanged.send("INSERT INTO late VALUES (1)")
+    with pytest.raises(CheckViolation):
+        exchanged.settle()
+    assert Exchange(raw).send("SELECT count(*) FROM late").rows() == [(0,)]
+
+
+def test_a_commit_that_commits_nothing_is_an_error() -> None:
+    hooks: list[str] = []
+
+    def swallow() -> None:
+        with pipeline.begin(USING, small=True) as cursor:
+            transaction.on_commit(lambda: hooks.append("told"))
+            cursor.execute("SELECT 1 / %s::int", [0])
+            with suppress(DataError):
+                Worker.objects.count()
+
+    with pytest.raises(OperationalError, match="COMMIT"):
+        swallow()
+    assert hooks == []
+
+
+def test_there_are_no_rows_of_what_was_not_done(raw: Any) -> None:
+    from psycopg import DataError as Failed
+    from psycopg import OperationalError as NotDone
+
+    exchanged = Exchange(raw)
+    exchanged.send("SELECT 1 / %s::int", [0])
+    answer = exchanged.send("SELECT 1")
+    with pytest.raises(Failed):
+        exchanged.settle()
+    with pytest.raises(NotDone):
+        answer.rows()
 
 
 # ---------------------------------------------------------------- statements
@@ -262,6 +358,32 @@ def test_others_may_use_the_connection_below_django_once_the_pipeline_is_left(ra
         pipeline.leave(USING)
         assert raw.execute("SELECT current_setting('durable.test')").fetchone() == ("here",)
         assert rows.ask(cursor, "SELECT current_setting('durable.test')", [])() == [("here",)]
+
+
+def test_a_pipeline_of_psycopgs_own_is_left_alone(raw: Any) -> None:
+    with raw.pipeline():
+        cursor = raw.execute("SELECT 1")
+        assert client().get_orchestration_state("a") is None
+        assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "UTF8"])
+def test_text_is_in_the_connections_encoding(encoding: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET client_encoding TO {encoding}")
+    client().schedule_new_orchestration(one, instance_id="ü")
+    assert client().get_orchestration_state("ü") is not None
+    connection.close()
+    assert Instance.objects.get().instance_id == "ü"
+
+
+def test_where_psycopg_would_deallocate_our_statements_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection.features, "uses_server_side_binding", True)
+    assert pipeline.is_possible(USING)
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", 5)
+    assert not pipeline.is_possible(USING)
 
 
 def test_what_sees_every_query_sees_a_clients_too() -> None:
