@@ -4,26 +4,24 @@ Alone, a statement of a turn takes a tenth of a millisecond to execute, and as l
 and waited for. In a pipeline, statements are prepared once, sent without waiting, and answered together:
 BEGIN with what the turn reads, COMMIT with what it writes.
 
-Large batches do without: their statements are worth their round trips, and COPY is not allowed here.
+Large batches do without: their statements are worth their round trips, and COPY is not allowed here. What
+clients do most, outside transactions of Django's, is prepared and sent in the same way.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.db import DatabaseError, connections, transaction
+from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
 from durable_django.store import postgres
 from durable_django.store.exchange import Exchange, Row, is_unprepared, statements_of
 
-_PLAN_SECONDS = 10.0
-_planned_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 _open: WeakKeyDictionary[Any, Exchange] = WeakKeyDictionary()
 
 
@@ -107,20 +105,9 @@ def can_ask(using: str) -> bool:
 
 
 def ask(using: str, sql: str, parameters: Sequence[Any]) -> list[Row]:
-    """Run a query outside a transaction, by a prepared statement, and return its rows.
-
-    A cursor runs it if the session `has_lost_statements`.
-    """
-    try:
-        with _alone(connections[using]) as exchange:
-            return exchange.send(sql, parameters).rows()
-    except DatabaseError as error:
-        if not has_lost_statements(error):
-            raise
-    with connections[using].cursor() as cursor:
-        cursor.execute(sql, parameters)
-        found: list[Row] = cursor.fetchall()
-        return found
+    """Run a query outside a transaction, by a prepared statement, and return its rows."""
+    with _alone(connections[using]) as exchange:
+        return exchange.send(sql, parameters).rows()
 
 
 def has_lost_statements(error: Exception) -> bool:
@@ -228,21 +215,16 @@ def _pipelined(connection: Any) -> Iterator[CursorWrapper]:
 
 
 def _opened(connection: Any) -> Exchange:
-    """Return an exchange on the connection's own one, and forget plans that are old.
-
-    A plan that was made while the tables were small must not outlive that for long.
-    """
+    """Return an exchange on the connection's own one, and forget plans that are old."""
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     raw = connection.connection
     with connection.wrap_database_errors:
-        statements_of(raw).tidy(raw)
+        statements = statements_of(raw)
+        statements.tidy(raw)
         exchange = Exchange(raw)
-        now = time.monotonic()
-        planned_at = _planned_at.setdefault(raw, now)
-        if now - planned_at > _PLAN_SECONDS:
+        if statements.are_to_be_planned_anew():
             exchange.send("DISCARD PLANS")
-            _planned_at[raw] = now
     return exchange
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
 
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Model
 
@@ -230,7 +230,13 @@ def ask(cursor: CursorWrapper, sql: str, parameters: Sequence[Any]) -> Answer:
 
 def fetch_again(using: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Do what `fetch` does for a query that is run often: by a prepared statement, where that is possible."""
-    return pipeline.ask(using, sql, parameters) if pipeline.can_ask(using) else fetch(using, sql, parameters)
+    if pipeline.can_ask(using):
+        try:
+            return pipeline.ask(using, sql, parameters)
+        except DatabaseError as error:
+            if not pipeline.has_lost_statements(error):
+                raise
+    return fetch(using, sql, parameters)
 
 
 def fetch(using: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -204,7 +204,7 @@ def test_a_session_that_is_over_is_djangos_error(
 ) -> None:
     client().get_orchestration_state("a")
     if is_old:
-        monkeypatch.setattr(pipeline, "_PLAN_SECONDS", -1.0)
+        monkeypatch.setattr(exchange, "_PLAN_SECONDS", -1.0)
         statements_of(connection.connection).doubt()
     cut_off()
     try:

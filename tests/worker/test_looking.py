@@ -150,7 +150,7 @@ def test_a_start_takes_two_exchanges(monkeypatch: pytest.MonkeyPatch, hint: str,
 
 
 @pytest.mark.database("postgresql")
-def test_all_results_of_a_fan_out_are_taken_in_by_two_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_results_of_a_fan_out_are_taken_in_by_three_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = settled(fan)
     client().schedule_new_orchestration(fan, input=40, instance_id="fan")
     look(worker, "hint_start")
