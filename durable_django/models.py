@@ -149,8 +149,12 @@ class Instance(models.Model):
 
 
 class HistoryEvent(models.Model):
-    """One event of one execution. Rows are only ever added: what starts over gets a new execution."""
+    """One event of one execution. Rows are only ever added: what starts over gets a new execution.
 
+    Its key is the tripwire: two writers of one execution cannot both commit.
+    """
+
+    pk = models.CompositePrimaryKey("instance_id", "execution_id", "sequence")
     instance = models.ForeignKey(
         Instance, models.DO_NOTHING, verbose_name=_("instance"), db_constraint=False, db_index=False
     )
@@ -167,12 +171,6 @@ class HistoryEvent(models.Model):
     class Meta:
         verbose_name = _("history event")
         verbose_name_plural = _("history events")
-        constraints: ClassVar = [
-            # The tripwire: two writers of one execution cannot both commit.
-            models.UniqueConstraint(
-                fields=["instance", "execution_id", "sequence"], name="durable_history_sequence"
-            )
-        ]
 
     def __str__(self) -> str:
         return f"{self.execution_id}/{self.sequence}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -33,8 +33,11 @@ from durable_django.models import (
 from durable_django.models import HistoryEvent as HistoryRow
 from durable_django.store import bundles, clock, families, histories, rows
 
-_LATELY = 3000
-"""How many of the latest events tell how long activities take."""
+_LATELY = 2000
+"""How many events, of what has ended and of what is running each, tell how long activities take."""
+
+_LATELY_INSTANCES = 200
+"""Of how many instances these are at most."""
 
 _MOST = 1000
 """How many of one sort of things that an instance waits for are listed."""
@@ -339,15 +342,13 @@ def longest_activities(using: str, limit: int) -> list[tuple[str, str, int, date
 def slowest_activities(using: str, limit: int) -> list[ActivityTimes]:
     """Return the names whose activities took longest, by the median.
 
-    They are those that were scheduled and have ended among the latest events of all: an activity's end does
-    not know its name, and to look each one up would read long histories whole.
+    They are those that were scheduled and have ended among the latest events of the instances that have ended
+    last and of the running ones that are newest: an activity's end does not know its name, and to look each
+    one up would read long histories whole.
     """
-    no_data = Value(None, TextField())
-    fields = ("instance", "execution_id", "timestamp", "kind", "task_id", "name", no_data, "attributes")
     names: dict[tuple[int, str, int], str] = {}
     seconds: dict[str, list[float]] = {}
-    latest = HistoryRow.objects.using(using).order_by("-pk").values_list(*fields)[:_LATELY]
-    for instance, execution_id, timestamp, *columns in reversed(latest):
+    for instance, execution_id, timestamp, *columns in _latest_events(using):
         event = histories.event_from_columns(clock.from_orm(timestamp), *columns)
         if isinstance(event, TaskScheduledEvent):
             names[instance, execution_id, event.event_id] = event.name
@@ -425,9 +426,33 @@ def _attempts(using: str, instance: Instance, task_ids: Sequence[int]) -> dict[i
         task_id__in=task_ids,
     )
     found: dict[Any, int] = dict(
-        scheduled.order_by("task_id").values_list("task_id").annotate(count=Count("pk"))
+        scheduled.order_by("task_id").values_list("task_id").annotate(count=Count("sequence"))
     )
     return found
+
+
+def _latest_events(using: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the columns of events, without their data, in the order of each execution's history."""
+    instances = Instance.objects.using(using)
+    ended = instances.filter(completed_at__isnull=False).order_by("-completed_at", "-pk")
+    running = instances.filter(status=InstanceStatus.RUNNING).order_by("-created_at", "-pk")
+    no_data = Value(None, TextField())
+    fields = ("instance", "execution_id", "timestamp", "kind", "task_id", "name", no_data, "attributes")
+    for query in (ended, running):
+        left, whole = _LATELY, []
+        part = Q()
+        for key, length in query.values_list("pk", "next_sequence")[:_LATELY_INSTANCES]:
+            if length > left:
+                part = Q(instance=key, sequence__gte=length - left)
+                break
+            whole.append(key)
+            left -= length
+        for condition in (Q(instance__in=whole), part):
+            if condition:
+                found = HistoryRow.objects.using(using).filter(
+                    condition, execution_id=F("instance__execution_id")
+                )
+                yield from found.order_by("instance", "execution_id", "sequence").values_list(*fields)
 
 
 def _backlog(query: QuerySet[Any], field: str) -> Backlog:

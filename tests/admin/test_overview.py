@@ -17,7 +17,7 @@ from django.urls import reverse
 from durable_django.admin.overview import HOURS, overview
 from durable_django.core import events
 from durable_django.models import Entity, EntityOperation, InstanceStatus
-from durable_django.store import clock
+from durable_django.store import clock, monitoring
 from tests import factories
 from tests.factories import NOW
 
@@ -203,3 +203,28 @@ def test_it_tells_which_activities_are_slow(root: Client) -> None:
         {"name": "quick", "count": 1, "median": "1 s", "longest": "1 s"},
     ]
     assert "Slowest activities lately" in root.get(INDEX).content.decode()
+
+
+def test_it_knows_how_long_activities_took_from_a_part_of_the_histories(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitoring, "_LATELY", 6)
+    statuses = {"ended": InstanceStatus.COMPLETED, "running": InstanceStatus.RUNNING}
+    for which, status in statuses.items():
+        for age, count in enumerate((1, 3, 1)):
+            at = clock.aware(NOW - timedelta(hours=age))
+            ends = {"completed_at": at} if which == "ended" else {}
+            instance = factories.make_instance(f"{which}-{age}", status, created_at=at, **ends)
+            for task in range(count):
+                factories.add_history(
+                    instance,
+                    events.TaskScheduledEvent(task, NOW, name=f"{which}-{age}"),
+                    events.TaskCompletedEvent(-1, NOW, task, started_at=NOW, finished_at=NOW),
+                )
+    # Of the newest all three events; of the next one, of its seven, the last three; of the oldest nothing.
+    assert {(times.name, times.count) for times in monitoring.slowest_activities("default", 10)} == {
+        ("ended-0", 1),
+        ("ended-1", 1),
+        ("running-0", 1),
+        ("running-1", 1),
+    }

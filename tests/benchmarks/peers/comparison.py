@@ -81,6 +81,7 @@ class Comparison:
     def _measure(self, workload: Workload, system: System, outcome: Outcome) -> None:
         try:
             system.clear()
+            system.server.write_out()
             outcome.rounds.append(workload.measure(system, self._bench))
         except CannotError as error:
             outcome.cannot = str(error)

@@ -64,7 +64,15 @@ class Server:
         """Vacuum and analyze a database and write all to the disk, as if its rows were not of this minute."""
         with self.connect(database) as connection:
             connection.execute("VACUUM (ANALYZE)")
-            connection.execute("CHECKPOINT")
+        self.write_out()
+
+    def write_out(self) -> None:
+        """Write all that was changed to the disk, and keep its log's files for what comes.
+
+        Else whoever is measured next would write what others have left, and make files for a log that a
+        server which has run for longer has already.
+        """
+        self._connection.execute("CHECKPOINT")
 
     @contextmanager
     def counting_statements(self) -> Iterator[None]:
