@@ -62,6 +62,17 @@ def test_events_come_back_as_they_were(cls: type[events.HistoryEvent], optional:
     assert histories.event_from_columns(event.timestamp, *histories.event_columns(event)) == event
 
 
+@pytest.mark.parametrize("cls", EVENTS)
+def test_each_attribute_comes_back_alone_and_is_missed_alone(cls: type[events.HistoryEvent]) -> None:
+    none, every = filled(cls, optional=False), filled(cls, optional=True)
+    for name in {field.name for field in dataclasses.fields(cls)} - {"event_id", "timestamp"}:
+        for event in (
+            dataclasses.replace(none, **{name: getattr(every, name)}),
+            dataclasses.replace(every, **{name: getattr(none, name)}),
+        ):
+            assert histories.event_from_columns(event.timestamp, *histories.event_columns(event)) == event
+
+
 def test_attributes_that_nobody_has_set_take_no_room() -> None:
     event = events.TaskScheduledEvent(1, factories.NOW, "greet", input='"x"')
     assert histories.event_columns(event) == (10, 1, "greet", '"x"', None)
