@@ -126,7 +126,7 @@ class _Shape:
     members: tuple[str, ...]
     """The templates of their members."""
     values: Callable[[HistoryEvent], tuple[Any, ...]]
-    """Reads all at once, since every row of the history asks for it: first the row, then the attributes."""
+    """Reads all at once: first the row, then the attributes."""
     nothing: list[None]
     """What the attributes are mostly."""
 

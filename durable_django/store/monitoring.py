@@ -439,20 +439,23 @@ def _latest_events(using: str) -> Iterator[tuple[Any, ...]]:
     no_data = Value(None, TextField())
     fields = ("instance", "execution_id", "timestamp", "kind", "task_id", "name", no_data, "attributes")
     for query in (ended, running):
-        left, whole = _LATELY, []
-        part = Q()
-        for key, length in query.values_list("pk", "next_sequence")[:_LATELY_INSTANCES]:
-            if length > left:
-                part = Q(instance=key, sequence__gte=length - left)
-                break
-            whole.append(key)
-            left -= length
-        for condition in (Q(instance__in=whole), part):
-            if condition:
-                found = HistoryRow.objects.using(using).filter(
-                    condition, execution_id=F("instance__execution_id")
-                )
-                yield from found.order_by("instance", "execution_id", "sequence").values_list(*fields)
+        for condition in _latest_parts(query):
+            found = HistoryRow.objects.using(using).filter(
+                condition, execution_id=F("instance__execution_id")
+            )
+            yield from found.order_by("instance", "execution_id", "sequence").values_list(*fields)
+
+
+def _latest_parts(instances: QuerySet[Instance]) -> Iterator[Q]:
+    """Yield which histories to read whole, and of which one, that is too long, the end."""
+    left, whole = _LATELY, []
+    for key, length in instances.values_list("pk", "next_sequence")[:_LATELY_INSTANCES]:
+        if length > left:
+            yield Q(instance=key, sequence__gte=length - left)
+            break
+        whole.append(key)
+        left -= length
+    yield Q(instance__in=whole)
 
 
 def _backlog(query: QuerySet[Any], field: str) -> Backlog:
