@@ -71,7 +71,7 @@ class Ours(System):
     def unfinished(self, orchestrations: Sequence[str]) -> int:
         condition, ids = rows.any_of(connections[self.alias].vendor, "instance_id", orchestrations)
         query = f"SELECT status FROM {_INSTANCE} WHERE {condition} AND status <> {InstanceStatus.COMPLETED:d}"
-        statuses = [status for (status,) in rows.fetch(self.alias, query, ids)]
+        statuses = [status for (status,) in rows.fetch_again(self.alias, query, ids)]
         if any(status in _FAILED for status in statuses):
             raise RuntimeError("an orchestration has failed")
         return len(statuses)

@@ -23,7 +23,8 @@ def table(results: Results) -> str:
             figures = [_figure(results, workload, metric, column, notes) for column in results.columns]
             rows.append([title, f"{metric.label} {metric.unit}".rstrip(), *figures])
             title = ""
-            for label, ratio in (("ours is better by", _ours), ("as good as on empty tables", _filled)):
+            beside = metric.baseline.label if metric.baseline else ""
+            for label, ratio in (("ours is better by", _ours), (beside, _beside_baseline)):
                 ratios = [ratio(results, workload, metric, column) for column in results.columns]
                 if any(ratios):
                     rows.append(["", f"  {label}", *ratios])
@@ -65,9 +66,8 @@ def _content(results: Results, workload: Workload, column: Column, outcome: Outc
                 "unit": metric.unit,
                 "measured": _as_dict(outcome.spread(metric)),
                 "ours_is_better_by": _as_dict(results.ahead(workload, metric, column.name)),
-                "times_as_good_as_on_empty_tables": _as_dict(
-                    results.beside_empty(workload, metric, column.name)
-                ),
+                "baseline": metric.baseline and metric.baseline._asdict(),
+                "times_baseline": _as_dict(results.beside_baseline(workload, metric, column.name)),
             }
             for metric in workload.metrics
         },
@@ -121,8 +121,8 @@ def _ours(results: Results, workload: Workload, metric: Metric, column: Column) 
     return _times(results.ahead(workload, metric, column.name))
 
 
-def _filled(results: Results, workload: Workload, metric: Metric, column: Column) -> str:
-    return _times(results.beside_empty(workload, metric, column.name))
+def _beside_baseline(results: Results, workload: Workload, metric: Metric, column: Column) -> str:
+    return _times(results.beside_baseline(workload, metric, column.name))
 
 
 def _times(spread: Spread | None) -> str:

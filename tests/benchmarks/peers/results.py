@@ -71,11 +71,11 @@ class Results:
         ours, theirs = self.outcome(workload, OURS), self.outcome(workload, system)
         return None if ours is None or theirs is None or ours is theirs else ahead(metric, ours, theirs)
 
-    def beside_empty(self, workload: Workload, metric: Metric, system: str) -> Spread | None:
-        """Return how many times better a system is than on empty tables; None where that was not measured."""
-        empty = self.outcomes.get((metric.empty, system)) if metric.empty else None
+    def beside_baseline(self, workload: Workload, metric: Metric, system: str) -> Spread | None:
+        """Return how many times better a system is than in the metric's baseline; None without one."""
+        baseline = self.outcomes.get((metric.baseline.workload, system)) if metric.baseline else None
         outcome = self.outcome(workload, system)
-        return None if outcome is None or empty is None else ahead(metric, outcome, empty)
+        return None if outcome is None or baseline is None else ahead(metric, outcome, baseline)
 
     @property
     def has_failures(self) -> bool:

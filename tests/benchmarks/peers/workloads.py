@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import psutil
 
@@ -28,18 +28,22 @@ _TIMER_SECONDS = 1
 Figures = dict[str, float]
 
 
+class Baseline(NamedTuple):
+    """A workload that measures the same where less is asked; ``label`` says how both are put together."""
+
+    workload: str
+    label: str
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure; ``rising`` says whether more is better.
-
-    ``empty`` names the workload that measures the same beside empty tables.
-    """
+    """A figure; ``rising`` says whether more is better."""
 
     key: str
     label: str
     unit: str
     rising: bool = False
-    empty: str | None = None
+    baseline: Baseline | None = None
 
 
 @dataclass(slots=True)
@@ -231,15 +235,23 @@ _CHAIN = (
 )
 _LATENCY = (Metric("p50", "start to result, p50", "ms"), Metric("p95", "p95", "ms"))
 _OURS = frozenset({"ours"})
+_ONE_WORKER = "times one worker"
+_EMPTY = "as good as on empty tables"
 
 WORKLOADS = (
     Workload("w1-500", "backlog of {few}, 1 worker", measure_few, (_ORCHESTRATIONS,)),
     Workload(
-        "w1-500-two", "backlog of {few}, 2 workers", lambda s, b: measure_few(s, b, 2), (_ORCHESTRATIONS,)
+        "w1-500-two",
+        "backlog of {few}, 2 workers",
+        lambda s, b: measure_few(s, b, 2),
+        (replace(_ORCHESTRATIONS, baseline=Baseline("w1-500", _ONE_WORKER)),),
     ),
     Workload("w1-5000", "backlog of {many}, 1 worker", measure_many, (_ORCHESTRATIONS,)),
     Workload(
-        "w1-5000-two", "backlog of {many}, 2 workers", lambda s, b: measure_many(s, b, 2), (_ORCHESTRATIONS,)
+        "w1-5000-two",
+        "backlog of {many}, 2 workers",
+        lambda s, b: measure_many(s, b, 2),
+        (replace(_ORCHESTRATIONS, baseline=Baseline("w1-5000", _ONE_WORKER)),),
     ),
     Workload("w1-single", "{few} started one by one meanwhile", measure_single_starts, (_ORCHESTRATIONS,)),
     Workload(
@@ -274,9 +286,9 @@ WORKLOADS = (
         "beside {finished} finished, {waiting} waiting",
         measure_full,
         (
-            replace(_ORCHESTRATIONS, empty="w1-5000"),
-            *(replace(metric, empty="w3") for metric in _LATENCY),
-            *(replace(metric, empty="w4") for metric in _CHAIN[1:3]),
+            replace(_ORCHESTRATIONS, baseline=Baseline("w1-5000", _EMPTY)),
+            *(replace(metric, baseline=Baseline("w3", _EMPTY)) for metric in _LATENCY),
+            *(replace(metric, baseline=Baseline("w4", _EMPTY)) for metric in _CHAIN[1:3]),
         ),
     ),
     Workload(
