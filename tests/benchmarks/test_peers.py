@@ -48,8 +48,8 @@ def test_a_ratio_needs_both() -> None:
 
 def results() -> Results:
     chains = workload("w1-chains", RATE)
-    beside = replace(RATE, baseline=Baseline("w1-chains", "as good as empty"))
-    filled = workload("w7", beside, TIME)
+    empty = Baseline("w1-chains", "as good as on empty tables")
+    filled = workload("w7", replace(RATE, baseline=empty), TIME)
     found = Results([chains, filled], Sizes(many=5000), [Column("ours"), Column("peer", notes={"w1": "odd"})])
     found.outcomes = {
         ("w1-chains", "ours"): Outcome([{"rate": 2000.0}]),
@@ -65,7 +65,7 @@ def test_table_tells_ratios_and_reasons() -> None:
     assert "w1-chains: 5,000 of them throughput 1/s 2,000 (2,000-2,000) 100 (100-100) [1] [2]" in lines
     assert "ours is better by x 20.0 (20.0-20.0)" in lines
     assert "latency ms 1.50 (1.50-1.50) cannot [3]" in lines
-    assert "as good as empty x 0.90 (0.90-0.90) x 0.50 (0.50-0.50)" in lines
+    assert "as good as on empty tables x 0.90 (0.90-0.90) x 0.50 (0.50-0.50)" in lines
     assert "[1] peer: odd" in lines
     assert "[2] peer: 1,000 in place of 5,000, to end in time" in lines
     assert "[3] peer cannot: it has no clock" in lines
