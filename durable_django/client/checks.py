@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from durable_django.core.ids import check_name
 from durable_django.core.serialization import PayloadCodec
+from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock
 
 
@@ -37,6 +38,19 @@ def check_time(what: str, value: object) -> datetime | None:
     if not isinstance(value, datetime):
         raise TypeError(f"{what} must be a datetime, not {type(value).__name__}")
     return clock.naive(value)
+
+
+def check_statuses(statuses: object) -> Sequence[OrchestrationStatus] | None:
+    """Return the statuses to look for; None for none, which is any."""
+    if statuses is None:
+        return None
+    if isinstance(statuses, str | OrchestrationStatus) or not isinstance(statuses, Iterable):
+        raise TypeError(f"runtime_status must be a list of OrchestrationStatus, not {statuses!r}")
+    found = list(statuses)
+    for status in found:
+        if not isinstance(status, OrchestrationStatus):
+            raise TypeError(f"runtime_status must be a list of OrchestrationStatus; {status!r} is none")
+    return found or None
 
 
 def check_count(what: str, value: object, default: int) -> int:

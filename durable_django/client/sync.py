@@ -10,7 +10,7 @@ from django.db import connections
 from django.db.models import Model
 
 from durable_django import conf
-from durable_django.client.checks import check_count, check_time, check_version
+from durable_django.client.checks import check_count, check_statuses, check_time, check_version
 from durable_django.client.starts import Orchestrator, Start
 from durable_django.client.types import (
     DEFAULT_STATES_PAGE_SIZE,
@@ -24,7 +24,7 @@ from durable_django.client.types import (
 )
 from durable_django.client.waiting import LOOK, waiting
 from durable_django.conf import settings
-from durable_django.core.entity import EntityInstanceId, make_signal
+from durable_django.core.entity import EntityInstanceId, check_entity_id, make_signal
 from durable_django.core.entity_metadata import EntityMetadata
 from durable_django.core.errors import DurableTaskError
 from durable_django.core.events import HistoryEvent
@@ -114,6 +114,7 @@ class DurableTaskClient:
             TypeError: The input cannot be serialized, or an argument is of the wrong type.
             ValueError: The id, the name or another argument is out of bounds.
         """
+        replaceable = _replaceable(reuse_id_policy)
         start = Start.checked(
             self._codec,
             orchestrator,
@@ -125,7 +126,7 @@ class DurableTaskClient:
             subject=subject,
         )
         new = start.one(input, instance_id)
-        starts.start(self.using, new, _replaceable(reuse_id_policy))
+        starts.start(self.using, new, replaceable)
         return new.instance_id
 
     def schedule_new_orchestrations(
@@ -156,6 +157,7 @@ class DurableTaskClient:
             ValueError: An id, the name or another argument is out of bounds, or there are not as many ids as
                 inputs.
         """
+        replaceable = _replaceable(reuse_id_policy)
         start = Start.checked(
             self._codec,
             orchestrator,
@@ -168,7 +170,7 @@ class DurableTaskClient:
         )
         new = start.many(inputs, instance_ids)
         if new:
-            starts.start_all(self.using, new, _replaceable(reuse_id_policy))
+            starts.start_all(self.using, new, replaceable)
         return [instance.instance_id for instance in new]
 
     # ---------------------------------------------------------------- ask
@@ -189,7 +191,7 @@ class DurableTaskClient:
             self.using,
             created_from=check_time("created_time_from", query.created_time_from),
             created_to=check_time("created_time_to", query.created_time_to),
-            statuses=query.runtime_status or None,
+            statuses=check_statuses(query.runtime_status),
             subject=None if query.subject is None else Subject.of(query.subject),
             payloads=query.fetch_inputs_and_outputs,
             page_size=check_count("max_instance_count", query.max_instance_count, DEFAULT_STATES_PAGE_SIZE),
@@ -214,7 +216,7 @@ class DurableTaskClient:
         """
         items, token = queries.finished_ids(
             self.using,
-            statuses=runtime_status or None,
+            statuses=check_statuses(runtime_status),
             completed_from=check_time("completed_time_from", completed_time_from),
             completed_to=check_time("completed_time_to", completed_time_to),
             page_size=check_count("page_size", page_size, queries.DEFAULT_PAGE_SIZE),
@@ -377,12 +379,15 @@ class DurableTaskClient:
         runtime_status: Sequence[OrchestrationStatus] | None = None,
         recursive: bool = False,
     ) -> PurgeInstancesResult:
-        """Delete the finished instances created in ``[created_time_from, created_time_to)``, page by page."""
+        """Delete the finished instances created in ``[created_time_from, created_time_to)``, page by page.
+
+        ``runtime_status`` None or empty is any.
+        """
         count = control.purge_by(
             self.using,
             created_from=check_time("created_time_from", created_time_from),
             created_to=check_time("created_time_to", created_time_to),
-            statuses=runtime_status or None,
+            statuses=check_statuses(runtime_status),
             recursive=recursive,
         )
         return PurgeInstancesResult(count, True)
@@ -411,7 +416,12 @@ class DurableTaskClient:
     def get_entity(
         self, entity_instance_id: EntityInstanceId, include_state: bool = True
     ) -> EntityMetadata | None:
-        """Return what there is to know of an entity; None if it has neither a state nor a lock."""
+        """Return what there is to know of an entity; None if it has neither a state nor a lock.
+
+        Raises:
+            TypeError: The entity is no `EntityInstanceId`.
+        """
+        check_entity_id(entity_instance_id)
         found = entity_queries.find(self.using, entity_instance_id, state=include_state)
         return None if found is None else self._metadata(found, include_state)
 
@@ -471,4 +481,10 @@ class DurableTaskClient:
 
 
 def _replaceable(policy: OrchestrationIdReusePolicy | None) -> frozenset[OrchestrationStatus]:
-    return policy.replaceable_status if policy else frozenset()
+    if policy is None:
+        return frozenset()
+    if not isinstance(policy, OrchestrationIdReusePolicy):
+        raise TypeError(
+            f"reuse_id_policy must be an OrchestrationIdReusePolicy or None, not {type(policy).__name__}"
+        )
+    return policy.replaceable_status

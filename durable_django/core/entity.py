@@ -201,6 +201,12 @@ class EntityContext:
             self._keeps_state = False
 
 
+def check_entity_id(entity_id: object) -> None:
+    """Raise TypeError unless it is the id of an entity."""
+    if not isinstance(entity_id, EntityInstanceId):
+        raise TypeError(f"the entity must be an EntityInstanceId, not {type(entity_id).__name__}")
+
+
 def make_signal(
     codec: PayloadCodec,
     target: EntityInstanceId,
@@ -213,10 +219,11 @@ def make_signal(
     Raises:
         TypeError, ValueError: The target, the operation, the input or the time is not what it must be.
     """
-    if not isinstance(target, EntityInstanceId):
-        raise TypeError(f"the entity must be an EntityInstanceId, not {type(target).__name__}")
+    check_entity_id(target)
     check_name("operation", operation)
     due = signal_time
+    if due is not None and not isinstance(due, datetime):
+        raise TypeError(f"signal_time must be a datetime or None, not {type(due).__name__}")
     if due is not None and due.tzinfo is not None:
         due = (due - (due.utcoffset() or due - due)).replace(tzinfo=None)
     payload = codec.dumps(value, "the input of operation", operation)

@@ -38,6 +38,7 @@ from durable_django.core.errors import (
 )
 from durable_django.core.events import HistoryEvent
 from durable_django.core.failures import FailureLog
+from durable_django.core.interrupts import is_workers_own
 from durable_django.core.mailbox import Mailbox
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.retry import RetryPolicy
@@ -177,9 +178,9 @@ class Execution:
             return
         try:
             body.close()
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException:
+        except BaseException as error:
+            if is_workers_own(error):
+                raise
             logger.warning("%s: cleaning up after the orchestrator failed", self.instance_id, exc_info=True)
 
     # ---------------------------------------------------------------- what the context calls
@@ -291,9 +292,9 @@ class Execution:
             self._last_step = self._next_decision()
         try:
             handler(self, event)
-        except (NonDeterminismError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 - a payload that cannot be read, say: this instance's fault
+        except BaseException as error:  # A payload that cannot be read, say: this instance's fault.
+            if isinstance(error, NonDeterminismError) or is_workers_own(error):
+                raise
             self._fail(error)
         self._advance()
 
@@ -310,9 +311,9 @@ class Execution:
         try:
             returned = call(registered.fn, OrchestrationContext(self), event.input, self.options.codec)
             self._body = body_of(returned, event.name)
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException as error:  # noqa: BLE001 - SystemExit ends the instance, not the worker
+        except BaseException as error:  # SystemExit ends the instance, not the worker.
+            if is_workers_own(error):
+                raise
             self._fail(error)
             return
         if self._body is None:
@@ -400,9 +401,9 @@ class Execution:
                 yielded = resume(self._body, awaited)
             except StopIteration as stop:
                 self._finish(stop.value)
-            except (KeyboardInterrupt, MemoryError):
-                raise
-            except BaseException as error:  # noqa: BLE001 - as above
+            except BaseException as error:
+                if is_workers_own(error):
+                    raise
                 self._fail(error)
             else:
                 self._wait_for(yielded)

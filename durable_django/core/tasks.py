@@ -199,6 +199,8 @@ class RetryableTask(CompletableTask[T]):
     """An activity or a child with a retry policy: complete when an attempt succeeds or none is left."""
 
     def __init__(self, retry_policy: RetryPolicy, start_time: datetime, expected_type: Any = None) -> None:
+        if not isinstance(retry_policy, RetryPolicy):
+            raise TypeError(f"retry_policy must be a RetryPolicy, not {type(retry_policy).__name__}")
         super().__init__(expected_type)
         self._retry_policy = retry_policy
         self._start_time = start_time

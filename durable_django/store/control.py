@@ -90,6 +90,7 @@ def terminate(
         if not family or family[0].status in TERMINAL:
             return []
         live = [instance for instance in family if instance.status not in TERMINAL]
+        families.refuse_moving(using, live, "terminated")
         with connections[using].cursor() as cursor:
             _terminate(cursor, live, output, recursive=recursive)
         wakeup.announce_changes(using, [instance.instance_id for instance in live])
@@ -107,6 +108,7 @@ def suspend(using: str, instance_id: str) -> None:
         instance = families.lock_one_or_raise(using, instance_id)
         if instance.status in TERMINAL or instance.status == InstanceStatus.SUSPENDED:
             return
+        families.refuse_moving(using, [instance], "suspended")
         with connections[using].cursor() as cursor:
             now = present(instance)
             record(cursor, [(instance, events.ExecutionSuspendedEvent(-1, now))])
@@ -253,7 +255,7 @@ def post(cursor: CursorWrapper, messages: Sequence[NewMessage], now: datetime, *
     inbox.add(cursor, messages, now)
     if suspended:
         keys = {message.instance for message in messages}
-        transaction.on_commit(lambda: _hold(using, keys), using=using, robust=True)
+        wakeup.after_commit(using, lambda: _hold(using, keys))
     wakeup.announce_work(using)
 
 

@@ -5,13 +5,15 @@ Rows are locked by ascending primary key, everywhere, so that nobody waits in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn
 
 from django.db import connections
 from django.db.models import QuerySet
 
-from durable_django.core.errors import OrchestrationNotFoundError
+from durable_django.core.errors import OrchestrationNotFoundError, OrchestrationStateConflictError
 from durable_django.models import Instance, InstanceStatus
 from durable_django.store import rows
 
@@ -19,6 +21,8 @@ TERMINAL = frozenset({InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceS
 
 _BATCH = 500
 _KINSHIP = ("pk", "parent_id", "parent_execution_id", "execution_id", "status")
+
+_moving: ContextVar[tuple[str, int] | None] = ContextVar("durable_django_moving", default=None)
 
 Follows = Callable[[Instance, Instance], bool]
 """Whether a child, the second, belongs into the family of its parent, the first."""
@@ -59,6 +63,30 @@ def lock_one_or_raise(using: str, instance_id: str) -> Instance:
         OrchestrationNotFoundError: There is none.
     """
     return lock_one(using, instance_id) or raise_not_found(instance_id)
+
+
+@contextmanager
+def moving(using: str, key: int) -> Iterator[None]:
+    """Say that the code which is run here is part of an instance's turn, and in its transaction."""
+    token = _moving.set((using, key))
+    try:
+        yield
+    finally:
+        _moving.reset(token)
+
+
+def refuse_moving(using: str, instances: Iterable[Instance], what: str) -> None:
+    """Refuse to change an instance in the middle of its own turn, which knows nothing of that.
+
+    Raises:
+        OrchestrationStateConflictError: One of ``instances`` is being moved by the turn that this is part of.
+    """
+    for instance in instances:
+        if (using, instance.pk) == _moving.get():
+            raise OrchestrationStateConflictError(
+                f"Orchestration instance {instance.instance_id!r} cannot be {what} by a local activity in "
+                "its own turn, which is not over. Do it in an activity that is not local."
+            )
 
 
 def raise_not_found(instance_id: str) -> NoReturn:

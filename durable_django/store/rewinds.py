@@ -92,6 +92,17 @@ def rewind(using: str, instance_id: str, reason: str | None = None) -> None:
         wakeup.announce_work(using)
 
 
+def _started_anew(event: events.ExecutionStartedEvent, instance: Instance) -> events.ExecutionStartedEvent:
+    """Return the start of the new execution: it says who it is, and who has started it."""
+    own, parent = event.orchestration_instance, event.parent_instance
+    if own is not None:
+        own = replace(own, execution_id=instance.execution_id)
+    if parent is not None and parent.orchestration_instance is not None and instance.parent_execution_id:
+        by = replace(parent.orchestration_instance, execution_id=instance.parent_execution_id)
+        parent = replace(parent, orchestration_instance=by)
+    return replace(event, orchestration_instance=own, parent_instance=parent)
+
+
 def _is_touched(parent: Instance, child: Instance) -> bool:
     return parent.status == InstanceStatus.FAILED and families.of_execution(parent, child)
 
@@ -134,15 +145,19 @@ class _Rewind:
             "timestamp", "turn", "kind", "task_id", "name", "data", "attributes"
         )
         history = [(clock.from_orm(row[0]), row[1], row[2:]) for row in stored]
-        rewound = undo_failure([histories.event_from_columns(at, *columns) for at, _, columns in history])
+        read = [histories.event_from_columns(at, *columns) for at, _, columns in history]
+        rewound = undo_failure(read)
         copies = []
         for sequence, position in enumerate(rewound.kept):
             at, turn, columns = history[position]
+            event = read[position]
+            if isinstance(event, events.ExecutionStartedEvent):
+                columns = histories.event_columns(_started_anew(event, instance))
             timestamp = clock.to_database(self._using, at)
             copies.append((instance.pk, instance.execution_id, sequence, timestamp, turn, *columns))
         rows.insert(self._cursor, HistoryRow, histories.FIELDS, copies)
         instance.next_sequence = len(copies)
-        event = events.ExecutionRewoundEvent(
+        rewinding = events.ExecutionRewoundEvent(
             -1,
             control.present(instance),
             reason=self._reason,
@@ -151,7 +166,7 @@ class _Rewind:
             name=instance.name,
             version=instance.version,
         )
-        control.record(self._cursor, [(instance, event)])
+        control.record(self._cursor, [(instance, rewinding)])
         return rewound
 
     def _withdraw_operations(self, instance: Instance, old: str) -> None:

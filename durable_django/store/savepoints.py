@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from django.db import InternalError, OperationalError, connections, transaction
+from django.db import IntegrityError, InternalError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
+
+from durable_django.core.interrupts import is_interrupt
 
 _CONFLICTS = frozenset({"40001", "40P01"})
 """SQLSTATEs of serialization failures and deadlocks."""
 
 _MYSQL_DEADLOCK = 1213
+
+_ENDS = re.compile(
+    r"\s*(COMMIT|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)|ABORT|END|BEGIN|START\s+TRANSACTION"
+    r"|PREPARE\s+TRANSACTION)\b",
+    re.IGNORECASE,
+)
+_ENDS_ALONG = re.compile(
+    r"\s*((?:CREATE|DROP)(?!\s+TEMPORARY\b)|ALTER|RENAME|TRUNCATE|(?:UN)?LOCK\s+TABLES?)\b", re.IGNORECASE
+)
+"""What commits as well where the database cannot take back changes of tables."""
 
 
 class SavepointOnUse:
@@ -20,24 +33,36 @@ class SavepointOnUse:
 
     The savepoint is made before the block's first query, so that a block without one costs no round trip;
     ``prepare`` is called just before. What bypasses Django's cursors, as a driver's COPY does, is not seen.
+    With ``checks``, constraints that are deferred to the commit are checked at the end of the block: that
+    takes its time, on SQLite that of reading all tables which have foreign keys.
 
     After an error, ``is_undone`` says whether the transaction is as it was before the block. Where it is not,
     the connection or the whole transaction is lost.
 
+    Raises (at a statement, before it is executed):
+        TransactionManagementError: It would end the transaction.
+
     Raises (at the end of the block):
-        TransactionManagementError: The block has hidden a database error that broke the transaction, or has
-            closed the connection.
+        TransactionManagementError: The block has hidden a database error that broke the transaction, has left
+            an atomic block open, or has closed the connection.
+        IntegrityError: With ``checks``, a deferred constraint is violated.
     """
 
-    def __init__(self, using: str, prepare: Callable[[], None] | None = None) -> None:
-        self._connection = connections[using]
+    def __init__(
+        self, using: str, prepare: Callable[[], None] | None = None, *, checks: bool = False
+    ) -> None:
+        self._connection: Any = connections[using]
         self._prepare = prepare
+        self._checks = checks
+        self._violations: frozenset[Any] = frozenset()
+        self._is_used = False
         self._savepoint: str | None = None
-        self._hooks = 0
+        self._hooks = self._depth = 0
         self.is_undone = False
 
     def __enter__(self) -> SavepointOnUse:
         self._hooks = len(self._connection.run_on_commit)
+        self._depth = len(self._connection.savepoint_ids)
         self._connection.execute_wrappers.append(self._before_query)
         return self
 
@@ -48,8 +73,13 @@ class SavepointOnUse:
             self._connection.execute_wrappers.remove(self._before_query)
         if self._connection.closed_in_transaction:
             raise TransactionManagementError("The database connection was closed within a transaction.")
+        is_open = self._leave_atomic_blocks()
         if error is None:
             try:
+                if is_open:
+                    raise TransactionManagementError(
+                        "An atomic block was entered and never left. Use `with transaction.atomic():`."
+                    )
                 self._release()
             except BaseException:
                 self._undo()
@@ -57,12 +87,38 @@ class SavepointOnUse:
         else:
             self._undo()
 
-    def _before_query(self, execute: Callable[..., Any], *query: Any) -> Any:
-        self._connection.execute_wrappers.remove(self._before_query)
-        if self._prepare is not None:
-            self._prepare()
-        self._savepoint = transaction.savepoint(self._connection.alias)
-        return execute(*query)
+    def _before_query(self, execute: Callable[..., Any], sql: Any, *query: Any) -> Any:
+        if not self._is_used:
+            self._is_used = True  # First of all: these make queries, too.
+            if self._prepare is not None:
+                self._prepare()
+            if self._checks:
+                self._violations = _violations(self._connection)
+            self._savepoint = transaction.savepoint(self._connection.alias)
+        self._refuse_end(sql)
+        return execute(sql, *query)
+
+    def _refuse_end(self, sql: Any) -> None:
+        """Refuse what would commit a part of what belongs together, or undo more than the block's own."""
+        if not isinstance(sql, str):
+            return
+        found = _ENDS.match(sql)
+        if found is None and not self._connection.features.can_rollback_ddl:
+            found = _ENDS_ALONG.match(sql)
+        if found is not None:
+            raise TransactionManagementError(
+                f"{found[1].upper()} is not possible here: it would end a transaction that has more in it. "
+                "Use `with transaction.atomic():` for a part that may fail, and an activity that is not "
+                "local for what is to be committed by itself."
+            )
+
+    def _leave_atomic_blocks(self) -> bool:
+        """Forget atomic blocks that were entered and never left; tell whether there were any."""
+        connection = self._connection
+        surplus = len(connection.savepoint_ids) - self._depth
+        if surplus > 0:
+            del connection.savepoint_ids[-surplus:], connection.atomic_blocks[-surplus:]
+        return surplus > 0
 
     def _release(self) -> None:
         connection = self._connection
@@ -70,6 +126,8 @@ class SavepointOnUse:
             if connection.needs_rollback:
                 connection.validate_no_broken_transaction()
             if self._savepoint is not None:
+                if self._checks:
+                    self._check()
                 transaction.savepoint_commit(self._savepoint, connection.alias)
         except (InternalError, TransactionManagementError) as error:
             raise TransactionManagementError(
@@ -79,7 +137,20 @@ class SavepointOnUse:
             ) from error
         # One that raises would pass for a failed commit.
         hooks: list[Any] = connection.run_on_commit
-        hooks[self._hooks :] = [(ids, hook, True) for ids, hook, _ in hooks[self._hooks :]]
+        hooks[self._hooks :] = [(ids, _contained(hook), True) for ids, hook, _ in hooks[self._hooks :]]
+
+    def _check(self) -> None:
+        connection = self._connection
+        if connection.vendor == "postgresql":
+            # Going back leaves each constraint as immediate or deferred as it was.
+            savepoint = transaction.savepoint(connection.alias)
+            with connection.cursor() as cursor:
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            transaction.savepoint_rollback(savepoint, connection.alias)
+        for table, row, referred, _ in sorted(_violations(connection) - self._violations, key=str):
+            raise IntegrityError(
+                f"FOREIGN KEY constraint failed: row {row} of {table!r} refers to no row of {referred!r}"
+            )
 
     def _undo(self) -> None:
         connection = self._connection
@@ -88,6 +159,31 @@ class SavepointOnUse:
         if self._savepoint is not None:
             transaction.savepoint_rollback(self._savepoint, connection.alias)
         self.is_undone = True
+
+
+def _violations(connection: Any) -> frozenset[Any]:
+    """Return the rows whose foreign keys lead nowhere: nothing but reading all tells that on SQLite."""
+    if connection.vendor != "sqlite":
+        return frozenset()
+    with connection.cursor() as cursor:
+        return frozenset(cursor.execute("PRAGMA foreign_key_check").fetchall())
+
+
+def _contained(hook: Callable[[], object]) -> Callable[[], None]:
+    """Return a hook that raises nothing which Django would let through, and has the name that it logs."""
+
+    def run() -> None:
+        try:
+            hook()
+        except Exception:
+            raise
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            raise RuntimeError(f"A hook of on_commit() has raised {error!r}") from error
+
+    run.__qualname__ = getattr(hook, "__qualname__", repr(hook))
+    return run
 
 
 def limit_lock_waits(using: str, seconds: float) -> None:

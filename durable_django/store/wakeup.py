@@ -232,13 +232,23 @@ def _announce(using: str, send: Callback) -> None:
     # Once a transaction is enough, as long as no rollback to a savepoint can take that one back.
     if pending and pending[-1][1] is send and pending[-1][0] <= set(connection.savepoint_ids):
         return
-    transaction.on_commit(send, using=using, robust=True)
+    after_commit(using, send)
 
 
 def announce_changes(using: str, instance_ids: Sequence[str]) -> None:
     """Wake clients that wait for these instances once the present transaction is committed."""
     if instance_ids:
-        transaction.on_commit(lambda: _send_changes(using, instance_ids), using=using, robust=True)
+        after_commit(using, lambda: _send_changes(using, instance_ids))
+
+
+def after_commit(using: str, hook: Callback) -> None:
+    """Call a hook that may be left out once the present transaction is committed.
+
+    It is left out where transactions are begun and ended by hand: there, nothing tells when.
+    """
+    connection = connections[using]
+    if connection.in_atomic_block or connection.get_autocommit():
+        transaction.on_commit(hook, using=using, robust=True)
 
 
 def announce_within(cursor: CursorWrapper, instance_ids: Sequence[str], *, is_small: bool) -> bool:

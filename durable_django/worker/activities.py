@@ -11,6 +11,7 @@ from durable_django.core import events
 from durable_django.core.calls import call
 from durable_django.core.context import ActivityContext
 from durable_django.core.errors import FailureDetails
+from durable_django.core.interrupts import is_interrupt
 from durable_django.core.registry import Registry
 from durable_django.core.serialization import PayloadCodec
 from durable_django.store import clock
@@ -59,9 +60,9 @@ class ActivityRunner:
         started_at = clock.now()
         try:
             payload = self.output(leased)
-        except KeyboardInterrupt:
-            raise  # In the main thread, as in drain(), it is for whoever sits at the keyboard.
-        except BaseException as error:  # noqa: BLE001 - even SystemExit is the activity's, not the worker's
+        except BaseException as error:  # Even SystemExit is the activity's, not the worker's.
+            if is_interrupt(error):
+                raise
             return self.result(leased, started_at, None, FailureDetails.from_exception(error))
         return self.result(leased, started_at, payload, None)
 

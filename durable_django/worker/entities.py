@@ -22,6 +22,7 @@ from durable_django.core import events
 from durable_django.core.entity import Effects, EntityContext, EntityInstanceId, Start, perform
 from durable_django.core.errors import FailureDetails
 from durable_django.core.ids import new_execution_id
+from durable_django.core.interrupts import is_workers_own
 from durable_django.core.registry import Registry
 from durable_django.core.serialization import PayloadCodec
 from durable_django.store import clock, entities, inbox, instances, operations
@@ -220,9 +221,11 @@ class EntityProcessor:
         try:
             with SavepointOnUse(self.using):
                 output = self._output(context, op)
-        except (KeyboardInterrupt, MemoryError, OperationalError):
+        except OperationalError:
             raise  # A deadlock, for one, has taken the whole transaction.
         except BaseException as error:
+            if is_workers_own(error):
+                raise
             self._answer(op, None, FailureDetails.from_exception(error), batch)
             if op.kind != entities.CALL:
                 logger.warning("Signal %r to %s failed", op.operation, entity.entity_id, exc_info=True)

@@ -166,7 +166,7 @@ class EntityLoop:
     def _run(self, address: Address) -> EntityReport:
         try:
             return self._processor.run(address)
-        except Exception:
+        except BaseException:  # Without this thread, the worker would only look alive.
             logger.exception("The operations of @%s@%s could not be performed", *address)
             with suppress(Exception):
                 connections[self._processor.using].close()

@@ -26,11 +26,12 @@ from durable_django.core.events import (
     HistoryEvent,
     TaskScheduledEvent,
 )
+from durable_django.core.interrupts import is_workers_own
 from durable_django.core.options import ExecutionOptions
 from durable_django.core.registry import ActivityRegistration
 from durable_django.core.replay import Execution
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store import clock, histories, pipeline
+from durable_django.store import clock, families, histories, pipeline
 from durable_django.store.activities import Leased
 from durable_django.store.claims import Claimed
 from durable_django.store.savepoints import SavepointOnUse, is_conflict, limit_lock_waits
@@ -43,6 +44,10 @@ logger = logging.getLogger("durable_django.worker")
 _NO_LEASE = 0
 
 Watch = Callable[[Claimed], AbstractContextManager[None]]
+
+
+class BrokenTransactionError(Exception):
+    """A local activity has broken its turn's transaction, so that nothing of the turn is kept."""
 
 
 @dataclass(slots=True)
@@ -79,7 +84,7 @@ class LocalActivities:
 
         Raises:
             OperationalError: A deadlock or a serialization failure; or the database is away.
-            TransactionManagementError: An activity has closed the connection.
+            BrokenTransactionError: An activity has lost or closed the connection, say.
         """
         report = LocalReport()
         for feed in self.callers(feeds):
@@ -150,15 +155,19 @@ class LocalActivities:
         leased = Leased.called(_NO_LEASE, instance, event, started_at)
         payload: str | None = None
         failure: FailureDetails | None = None
-        savepoint = SavepointOnUse(self._using, limit)
+        # What a commit refuses fails the whole turn; the next try finds out which activity it was.
+        savepoint = SavepointOnUse(self._using, limit, checks=instance.tries > 0)
         try:
-            with self._watch(instance), savepoint:
+            with self._watch(instance), families.moving(self._using, instance.pk), savepoint:
                 payload = self._runner.output(leased)
-        except (KeyboardInterrupt, MemoryError):
-            raise
         except BaseException as error:
-            if is_conflict(error) or not savepoint.is_undone:
+            if is_workers_own(error) or is_conflict(error):
                 raise
+            if not savepoint.is_undone:
+                raise BrokenTransactionError(
+                    f"Local activity {event.name!r} (#{event.event_id}) has broken its turn's transaction: "
+                    f"{error!r}"
+                ) from error
             failure = FailureDetails.from_exception(error)
         seconds = time.perf_counter() - start
         if seconds > slow:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 
 from django.db import connections
@@ -158,7 +158,7 @@ class TurnLoop:
                 self._wait()
                 try:
                     self.step()
-                except Exception:
+                except BaseException:  # Without this thread, the worker would only look alive.
                     logger.exception("The turn loop goes on after an error, with a new connection")
                     self._survive()
         finally:
@@ -189,7 +189,7 @@ class TurnLoop:
             elif has_work:
                 report = self._processor.run(work)
                 self._follow(work, report)
-        except Exception:
+        except BaseException:
             # Nothing of it is committed, or nobody knows: a result that was is dropped when it comes again.
             self._results.extendleft(reversed(work.results))
             self._keys |= work.keys
@@ -312,8 +312,7 @@ class TurnLoop:
             self._unclaimed = report.more_activities
         self._unclaimed |= committed.unleased
         for due, key in committed.timers:
-            if len(self._timers) < _MOST_TIMERS:
-                heapq.heappush(self._timers, (due, key))
+            self._look_again(key, due)
         # Where nothing was leased and nothing left to lease, an activity's end is soon enough to look again.
         has_more = self._unclaimed and bool(report.leased or committed.unleased) and self._has_slots
         if self._keys or self._results or report.is_full or has_more:
@@ -365,7 +364,13 @@ class TurnLoop:
     def _move_alone(self, key: int, results: Sequence[ActivityResult] = ()) -> Report:
         report = self._processor.run_alone(key, results, 0 if self._is_draining else self._pool.free)
         self._follow(Work(results), report)
+        if report.missed:  # Nobody tells when who holds it lets go.
+            self._look_again(key, clock.now() + timedelta(seconds=polling.SHORTEST))
         return report
+
+    def _look_again(self, key: int, at: datetime) -> None:
+        if len(self._timers) < _MOST_TIMERS:
+            heapq.heappush(self._timers, (at, key))
 
     def _move_suspects(self) -> None:
         if self._is_draining or not self._alone:

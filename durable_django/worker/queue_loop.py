@@ -142,7 +142,7 @@ class QueueLoop:
                 self._wait()
                 try:
                     self.step()
-                except Exception:
+                except BaseException:  # Without this thread, the worker would only look alive.
                     logger.exception("The queue loop goes on after an error, with a new connection")
                     connections[self._using].close()
                     self._stopping.wait(_OUTAGE_SECONDS)

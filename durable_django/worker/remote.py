@@ -15,6 +15,7 @@ from django.db import InterfaceError, OperationalError, connections
 
 from durable_django.conf import data_converter, queue_limits, settings
 from durable_django.core.errors import FailureDetails
+from durable_django.core.interrupts import is_interrupt
 from durable_django.core.limits import Limits
 from durable_django.core.registry import default_registry
 from durable_django.core.serialization import PayloadCodec
@@ -75,9 +76,9 @@ def _run(runner: ActivityRunner, leased: Leased) -> ActivityResult:
     started_at = clock.now()
     try:
         return runner.run(leased)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - an engine's timeout may strike between two of our own lines
+    except BaseException as error:  # An engine's timeout may strike between two of our own lines.
+        if is_interrupt(error):
+            raise
         return runner.result(leased, started_at, None, FailureDetails.from_exception(error))
 
 

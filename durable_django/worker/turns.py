@@ -140,6 +140,7 @@ class TurnProcessor:
                 raise
             logger.exception("The turn of instance %s failed", key)
             self._last_errors[key] = error
+            connections[self.using].close_if_unusable_or_obsolete()
             if not isinstance(error, OperationalError):  # Deadlocks and timeouts are nobody's fault.
                 instances.count_try(self.using, key)
                 failures.give_up(self.using, key, settings.MAX_TRIES, self._exhaustion(key))

@@ -184,6 +184,7 @@ class TestBadArguments:
             ([1], {"queue": ""}, ValueError, "queue"),
             ([], {"priority": 40_000}, ValueError, "priority"),
             ([], {"version": "v" * 256}, ValueError, "version"),
+            ([], {"reuse_id_policy": "FAILED"}, TypeError, "reuse_id_policy must be an Orch"),
         ],
     )
     def test_they_are_named_before_anything_is_written(

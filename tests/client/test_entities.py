@@ -59,6 +59,12 @@ class TestSignals:
     ) -> None:
         with pytest.raises(error, match="EntityInstanceId"):
             client.signal_entity(target, "add")  # type: ignore[arg-type]
+        with pytest.raises(error, match="EntityInstanceId"):
+            client.get_entity(target)  # type: ignore[arg-type]
+
+    def test_a_time_is_a_time(self, client: DurableTaskClient) -> None:
+        with pytest.raises(TypeError, match="signal_time must be a datetime or None, not str"):
+            client.signal_entity(EntityInstanceId("counter", "x"), "add", signal_time="now")  # type: ignore[arg-type]
 
     def test_an_operation_has_a_name(self, client: DurableTaskClient) -> None:
         with pytest.raises(ValueError, match="operation name"):

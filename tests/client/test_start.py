@@ -103,6 +103,7 @@ def test_a_start_can_wait(client: DurableTaskClient, start_at: datetime) -> None
         ({"priority": 40_000}, ValueError, "priority"),
         ({"priority": True}, TypeError, "priority"),
         ({"version": "v" * 256}, ValueError, "version"),
+        ({"reuse_id_policy": [OrchestrationStatus.FAILED]}, TypeError, "reuse_id_policy must be an Orch"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(

@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -22,7 +23,8 @@ from durable_django.client import (
 )
 from durable_django.core.errors import PayloadError
 from durable_django.core.events import ExecutionRewoundEvent, OrchestratorStartedEvent
-from durable_django.models import Instance, InstanceStatus, Message
+from durable_django.entities import EntityInstanceId
+from durable_django.models import EntityOperation, Instance, InstanceStatus, Message
 from durable_django.store import clock, wakeup
 from tests import factories
 from tests.factories import FAILURE, NOW, history_of
@@ -162,6 +164,41 @@ class TestSteering:
         with pytest.raises(PayloadError, match="reason"):
             client.rewind_orchestration("flow", reason="\x00")
         assert not Message.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("statuses", "words"),
+        [
+            (["FAILED"], "'FAILED' is none"),
+            ("FAILED", "not 'FAILED'"),
+            (OrchestrationStatus.FAILED, "not <OrchestrationStatus.FAILED"),
+            (5, "not 5"),
+        ],
+    )
+    def test_statuses_are_statuses(self, client: DurableTaskClient, statuses: Any, words: str) -> None:
+        for ask in (
+            lambda: client.list_instance_ids(statuses),
+            lambda: client.get_all_orchestration_states(OrchestrationQuery(runtime_status=statuses)),
+            lambda: client.purge_orchestrations_by(runtime_status=statuses),
+        ):
+            with pytest.raises(TypeError, match=f"runtime_status must be a list.*{words}"):
+                ask()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_transactions_by_hand_have_what_is_sent_in_them(self, client: DurableTaskClient) -> None:
+        factories.make_instance(status=InstanceStatus.SUSPENDED)
+        for end, count in ((transaction.rollback, 0), (transaction.commit, 1)):
+            transaction.set_autocommit(False)
+            try:
+                client.schedule_new_orchestration("flow", instance_id="new")
+                client.raise_orchestration_event("flow", "approval")
+                client.signal_entity(EntityInstanceId("counter", "x"), "add")
+                end()
+            finally:
+                transaction.rollback()
+                transaction.set_autocommit(True)
+            assert Instance.objects.filter(instance_id="new").count() == count
+            assert Message.objects.count() == count
+            assert EntityOperation.objects.count() == count
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.database("postgresql")

@@ -131,6 +131,7 @@ def test_a_call_has_the_last_word_on_queue_and_priority() -> None:
         ({"priority": 40_000}, ValueError),
         ({"limit_key": ""}, ValueError),
         ({"limit_key": 7}, ValueError),
+        ({"retry_policy": 5}, TypeError),
     ],
 )
 def test_a_call_with_a_bad_option_decides_nothing(options: dict[str, Any], error: type[Exception]) -> None:

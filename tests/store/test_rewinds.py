@@ -16,7 +16,7 @@ from durable_django.models import (
     MessageKind,
     Timer,
 )
-from durable_django.store import clock, rewinds
+from durable_django.store import clock, histories, rewinds
 from tests import factories
 from tests.factories import FAILURE, NOW, history_of
 
@@ -192,6 +192,39 @@ def test_failed_children_are_rewound_with_their_parent() -> None:
     )
     assert ActivityTask.objects.get().instance == grandchild
     assert Message.objects.count() == 3
+
+
+def test_the_history_says_which_execution_it_is_and_whose_child() -> None:
+    root = factories.make_instance("root")
+    child = factories.make_child(root, "child", 1)
+    factories.add_history(root, created(1, "child"))
+    factories.add_history(root, child_failed(1))
+    factories.fail(root, failed_by=[2])
+    event = history_of(child)[0]
+    assert isinstance(event, events.ExecutionStartedEvent)
+    event.orchestration_instance = events.OrchestrationInstance("child", child.execution_id)
+    parent = events.OrchestrationInstance("root", root.execution_id)
+    event.parent_instance = events.ParentInstanceInfo(1, orchestration_instance=parent)
+    attributes = histories.event_columns(event)[-1]
+    HistoryEvent.objects.filter(instance=child, sequence=0).update(attributes=attributes)
+    factories.fail(child)
+
+    rewinds.rewind(USING, "root")
+
+    root.refresh_from_db()
+    child.refresh_from_db()
+    rewound = history_of(child)[0]
+    assert isinstance(rewound, events.ExecutionStartedEvent)
+    own, by = rewound.orchestration_instance, rewound.parent_instance
+    assert own == events.OrchestrationInstance("child", child.execution_id)
+    assert by is not None
+    assert by.task_scheduled_id == 1
+    assert by.orchestration_instance == events.OrchestrationInstance("root", root.execution_id)
+    rewound.orchestration_instance, rewound.parent_instance = (
+        event.orchestration_instance,
+        event.parent_instance,
+    )
+    assert rewound == event
 
 
 def test_a_failure_that_the_parent_has_survived_is_left_alone() -> None:

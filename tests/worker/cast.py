@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from django.contrib.auth.models import Group
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from durable_django import task
 from durable_django.client import DurableTaskClient
@@ -54,6 +54,11 @@ class Account(DurableEntity):
 
     def exit(self) -> None:
         raise SystemExit
+
+    def commit(self) -> None:
+        Group.objects.create(name="by itself")
+        with connection.cursor() as cursor:
+            cursor.execute("COMMIT")
 
     def hook(self, fail: bool) -> None:
         transaction.on_commit(lambda: HOOKED.append(fail))

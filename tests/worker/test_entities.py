@@ -62,6 +62,14 @@ class TestFailures:
         town.settle()
         assert output("flow")[1] == 10
 
+    def test_an_operation_cannot_end_the_transaction(self, town: Town) -> None:
+        start(caller, [["a", "add", 1], ["a", "commit"], ["a", "get"]], "flow")
+        town.settle()
+        first, second, third = output("flow")
+        assert (first, third) == (11, 11)
+        assert "COMMIT is not possible here" in second
+        assert not Group.objects.exists()
+
     def test_hooks_of_a_failing_operation_are_not_called(self, town: Town) -> None:
         for fail in (True, False, True):
             signal("account", "a", "hook", fail)

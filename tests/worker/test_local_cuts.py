@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from durable_django import task
 from durable_django.core import events
 from durable_django.models import ActivityTask, InstanceStatus, Message
+from durable_django.testing.virtual_clock import VirtualClock
 from durable_django.worker.work import Work
 from tests.factories import history_of
 from tests.worker.byhand import (
@@ -19,6 +21,7 @@ from tests.worker.byhand import (
     assert_tables_are_empty,
     client,
     failure,
+    held_by_another,
     instance,
     output,
     status,
@@ -236,6 +239,25 @@ def test_what_is_postponed_waits_outside_of_batches_and_keeps_what_else_has_come
     hand(both).settle()
     assert output("one") == ["posted p", "A", "B", "C"]
     assert ran.count("p") == 1
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+def test_one_that_is_held_for_a_moment_is_looked_at_again_soon(durable_clock: VirtualClock) -> None:
+    worker = hand()
+    start(writer, list("abc"))
+    report = worker.processor.run(Work(scan=True, starts=1))
+    assert names() == ["a", "b"]
+    worker.loop._local |= dict.fromkeys(report.local)
+    if connection.features.has_select_for_update:
+        with held_by_another("one"):
+            worker.loop._hinted = False
+            worker.loop.step()
+        assert names() == ["a", "b"]
+        durable_clock.move(timedelta(seconds=1))
+    worker.loop._hinted = False  # Nobody has told of anything, and the next look at the tables is far away.
+    worker.loop._poll_at = float("inf")
+    worker.loop.step()
+    assert output("one") == ["A", "B", "C"]
 
 
 # ------------------------------------------------------------------------------------- steering

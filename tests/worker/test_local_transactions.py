@@ -5,17 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
 from durable_django import task
-from durable_django.models import InstanceStatus
+from durable_django.client import OrchestrationIdReusePolicy, OrchestrationStatus
+from durable_django.models import HistoryEvent, Instance, InstanceStatus
 from durable_django.worker.work import Work
-from tests.worker.byhand import USING, HandWorker, assert_sound, failure, instance, output, status
+from tests.worker.byhand import (
+    USING,
+    HandWorker,
+    assert_sound,
+    client,
+    failure,
+    instance,
+    output,
+    status,
+)
 from tests.worker.local_cast import (
     ACTIVITIES,
     Steps,
@@ -107,6 +119,56 @@ def test_an_inner_block_that_has_failed_without_a_query_is_a_failure_alone() -> 
     assert names() == ["before", "after"]
 
 
+def dangling(ctx: task.ActivityContext) -> None:
+    ran.append("dangling")
+    Permission.objects.create(name="x", codename="x", content_type_id=1_000_000)
+
+
+def test_a_constraint_that_is_deferred_to_the_commit_is_a_failure_too() -> None:
+    worker = hand(between, activities=[local(dangling), *ACTIVITIES])
+    start(between, "dangling")
+    for _ in range(3):
+        worker.settle()
+    assert output("one").startswith("django.db.utils.IntegrityError: ")
+    assert_sound("one")
+    assert names() == ["before", "after"]
+    assert not Permission.objects.filter(codename="x").exists()
+    assert instance("one").tries == 0
+    # In the batch, alone, and alone with an eye on it; where constraints are not deferred, it fails at once.
+    assert ran.count("dangling") == (1 if connection.vendor == "mysql" else 3)
+
+
+@pytest.mark.database("postgresql")
+def test_to_check_deferred_constraints_leaves_them_deferred() -> None:
+    def patient(ctx: task.ActivityContext) -> str:
+        dangling(ctx)
+        Permission.objects.filter(codename="x").delete()
+        return "in time"
+
+    worker = hand(between, activities=[local(patient), *ACTIVITIES])
+    start(between, "patient")
+    Instance.objects.update(tries=1)
+    for _ in range(2):
+        worker.settle()
+    assert output("one") == "in time"
+    assert ran.count("dangling") == 1
+
+
+@pytest.mark.database("sqlite")
+def test_what_others_have_left_dangling_is_nobodys_failure() -> None:
+    with connection.constraint_checks_disabled():
+        dangling(None)  # type: ignore[arg-type]
+    try:
+        worker = hand()
+        start(writer, ["a"])
+        Instance.objects.update(tries=1)
+        for _ in range(2):
+            worker.settle()
+        assert output("one") == ["A"]
+    finally:
+        Permission.objects.filter(codename="x").delete()
+
+
 def commit(ctx: task.ActivityContext) -> None:
     Group.objects.create(name="x")
     transaction.commit()
@@ -128,27 +190,151 @@ def durable(ctx: task.ActivityContext) -> None:
         pass
 
 
-@pytest.mark.parametrize("activity", [commit, roll_back, autocommit, durable])
+def never_leave(ctx: task.ActivityContext) -> None:
+    Group.objects.create(name="x")
+    transaction.atomic().__enter__()
+    Group.objects.create(name="y")
+
+
+def enter_and_raise(ctx: task.ActivityContext) -> None:
+    never_leave(ctx)
+    raise TransactionManagementError("on its own")
+
+
+@pytest.mark.parametrize("activity", [commit, roll_back, autocommit, durable, never_leave, enter_and_raise])
 def test_the_turns_transaction_is_not_an_activitys_to_end(activity: Callable[..., Any]) -> None:
     found = run(activity)
     assert found.startswith(("django.db.transaction.TransactionManagementError: ", "builtins.RuntimeError: "))
     assert names() == ["before", "after"]
 
 
-@pytest.mark.database("postgresql")
-def test_an_activity_that_closes_the_connection_is_given_up() -> None:
-    def closing(ctx: task.ActivityContext) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    ["COMMIT", " rollback", "END", "BEGIN", "START  TRANSACTION", "ROLLBACK WORK", "PREPARE TRANSACTION 'x'"],
+)
+def test_a_statement_that_would_end_the_transaction_is_refused(statement: str) -> None:
+    def ending(ctx: task.ActivityContext) -> None:
         Group.objects.create(name="x")
-        connection.close()
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
 
-    worker = hand(between, activities=[local(closing), *ACTIVITIES])
-    start(between, "closing", "bad")
+    found = run(ending)
+    assert found.startswith("django.db.transaction.TransactionManagementError: ")
+    assert "is not possible here" in found
+    assert names() == ["before", "after"]
+
+
+@pytest.mark.database("mysql")
+@pytest.mark.parametrize("statement", ["CREATE TABLE t (i int)", "truncate auth_group", "LOCK TABLES t READ"])
+def test_a_statement_that_commits_along_is_refused(statement: str) -> None:
+    def defining(ctx: task.ActivityContext) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    assert "is not possible here" in run(defining)
+    assert names() == ["before", "after"]
+
+
+def test_savepoints_and_temporary_tables_are_possible() -> None:
+    def working(ctx: task.ActivityContext) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE ended (number integer)")
+            cursor.execute("SAVEPOINT s")
+            cursor.execute("INSERT INTO ended VALUES (1)")
+            cursor.execute("ROLLBACK TO SAVEPOINT s")
+            cursor.execute("SELECT count(*) FROM ended")
+            (count,) = cursor.fetchone()
+            cursor.execute(
+                "DROP TEMPORARY TABLE ended" if connection.vendor == "mysql" else "DROP TABLE ended"
+            )
+        return int(count)
+
+    assert run(working) == 0
+
+
+def close(ctx: task.ActivityContext) -> None:
+    Group.objects.create(name="x")
+    connection.close()
+
+
+def kill_own_session(ctx: task.ActivityContext) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@pytest.mark.database("postgresql")
+@pytest.mark.parametrize("activity", [close, kill_own_session])
+def test_an_activity_that_loses_the_connection_is_given_up(activity: Callable[..., Any]) -> None:
+    worker = hand(between, activities=[local(activity), *ACTIVITIES])
+    start(between, activity.__name__, "bad")
     start(writer, ["good"], "good")
     for _ in range(8):
         worker.settle()
-    assert "The database connection was closed within a transaction" in failure("bad")["message"]
+    message = failure("bad")["message"]
+    assert f"Local activity '{activity.__name__}' (#2) has broken its turn's transaction" in message
     assert output("good") == ["GOOD"]
     assert names() == ["good"]
+
+
+# ------------------------------------------------------------------------------------- its own instance
+
+
+def steered(ctx: task.OrchestrationContext, activity: str) -> Steps:
+    """Call an activity that wants to steer this instance, or its parent, and return why it cannot."""
+    try:
+        yield ctx.call_activity(activity)
+    except task.TaskFailedError as error:
+        return error.details.error_type.rpartition(".")[2]
+    return "nothing happened"
+
+
+def family(ctx: task.OrchestrationContext, activity: str) -> Steps:
+    return (yield ctx.call_sub_orchestrator(steered, input=activity, instance_id="kid"))
+
+
+def terminate(ctx: task.ActivityContext) -> None:
+    client().terminate_orchestration("one")
+
+
+def suspend(ctx: task.ActivityContext) -> None:
+    client().suspend_orchestration(ctx.orchestration_id)
+
+
+def replace(ctx: task.ActivityContext) -> None:
+    policy = OrchestrationIdReusePolicy([OrchestrationStatus.RUNNING, OrchestrationStatus.PENDING])
+    client().schedule_new_orchestration(steered, instance_id="one", reuse_id_policy=policy)
+
+
+@pytest.mark.parametrize("activity", [terminate, suspend, replace])
+@pytest.mark.parametrize("orchestrator", [steered, family])
+def test_what_is_being_moved_cannot_be_steered_by_its_own_turn(
+    orchestrator: Callable[..., Any], activity: Callable[..., Any]
+) -> None:
+    worker = hand(steered, family, activities=[local(activity)])
+    start(orchestrator, activity.__name__)
+    worker.settle()
+    assert output("one") == "OrchestrationStateConflictError"
+    assert_sound("one")
+    client().purge_orchestration("one")
+    assert not HistoryEvent.objects.exists()
+
+
+def test_others_can_be_steered_in_a_turn() -> None:
+    def waits(ctx: task.OrchestrationContext, _: Any) -> Steps:
+        yield ctx.wait_for_external_event("never")
+
+    def steer(ctx: task.ActivityContext) -> None:
+        client().terminate_orchestration("other")
+        client().suspend_orchestration("third")
+
+    worker = hand(steered, waits, activities=[local(steer)])
+    start(waits, None, "other")
+    start(waits, None, "third")
+    worker.settle()
+    start(steered, "steer")
+    worker.settle()
+    assert output("one") == "nothing happened"
+    assert (status("other"), status("third")) == (InstanceStatus.TERMINATED, InstanceStatus.SUSPENDED)
 
 
 # ------------------------------------------------------------------------------------- hooks, round trips
@@ -194,15 +380,21 @@ def test_hooks_of_an_inner_block_that_is_undone_do_not_run() -> None:
     assert hooked == ["outer", "last"]
 
 
-def test_a_hook_that_raises_does_not_pass_for_a_failed_commit() -> None:
-    def hooking(ctx: task.ActivityContext) -> None:
-        def hook() -> None:
-            hooked.append("ran")
-            raise RuntimeError("no")
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3)])
+@pytest.mark.parametrize("is_partial", [False, True])
+def test_a_hook_that_raises_does_not_pass_for_a_failed_commit(
+    error: BaseException, is_partial: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(_: object = None) -> None:
+        hooked.append("ran")
+        raise error
 
-        transaction.on_commit(hook)
+    def hooking(ctx: task.ActivityContext) -> None:
+        transaction.on_commit(partial(hook, 1) if is_partial else hook)
 
     run(hooking)
+    assert "Error calling" in caplog.text
+    assert "hook" in caplog.text
     assert hooked == ["ran"]
     assert names() == ["before", "after"]
     assert instance("one").tries == 0

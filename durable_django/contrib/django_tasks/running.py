@@ -21,6 +21,7 @@ from durable_django.contrib.django_tasks.framework import (
 from durable_django.contrib.django_tasks.requests import Request
 from durable_django.contrib.django_tasks.results import NAME
 from durable_django.core.errors import TaskFailedError
+from durable_django.core.interrupts import is_interrupt
 from durable_django.core.serialization import PayloadCodec
 from durable_django.task import ActivityContext, OrchestrationContext, Task
 
@@ -58,10 +59,9 @@ def run_function(ctx: ActivityContext, data: dict[str, Any]) -> Any:
     attempt.begin()
     try:
         attempt.succeed(attempt.task.call(*attempt.args, **attempt.kwargs))
-    except KeyboardInterrupt:
-        raise  # It ends the process, and not the task.
     except BaseException as error:
-        attempt.fail(error)
+        if not is_interrupt(error):  # That ends the process, and not the task.
+            attempt.fail(error)
         raise
     attempt.announce_success()
     return attempt.value
@@ -74,9 +74,9 @@ async def run_async_function(ctx: ActivityContext, data: dict[str, Any]) -> Any:
     await sync_to_async(attempt.begin)()
     try:
         attempt.succeed(await attempt.task.acall(*attempt.args, **attempt.kwargs))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         traceback = error.__traceback__
         await sync_to_async(attempt.fail)(error)
         error.__traceback__ = traceback  # The exception was raised again in the other thread.
