@@ -140,8 +140,8 @@ class TurnProcessor:
                 raise
             logger.exception("The turn of instance %s failed", key)
             self._last_errors[key] = error
-            connections[self.using].close_if_unusable_or_obsolete()
             if not isinstance(error, OperationalError):  # Deadlocks and timeouts are nobody's fault.
+                _close_if_lost(self.using)
                 instances.count_try(self.using, key)
                 failures.give_up(self.using, key, settings.MAX_TRIES, self._exhaustion(key))
             return Report(alone={key}, lost_results=list(results))
@@ -389,10 +389,18 @@ def _as_left(feed: Feed, next_sequence: int) -> Claimed:
 
 def _is_away(using: str, error: Exception) -> bool:
     """Tell whether the connection is lost, rather than one statement refused."""
-    if not isinstance(error, OperationalError | InterfaceError):
-        return False
-    connection = connections[using]
+    return isinstance(error, OperationalError | InterfaceError) and _is_lost(using)
+
+
+def _is_lost(using: str) -> bool:
     try:
-        return not connection.is_usable()
+        return not connections[using].is_usable()
     except DatabaseError:
         return True
+
+
+def _close_if_lost(using: str) -> None:
+    """Let the next statement have a new connection, if there is one that is good for nothing."""
+    connection = connections[using]
+    if connection.connection is not None and _is_lost(using):
+        connection.close()
