@@ -181,6 +181,8 @@ def results_with(
     monkeypatch.setattr(
         "durable_django.worker.loop.time.sleep", lambda _: worker.loop.deliver(worker.runner.run(slow.pop()))
     )
+    for patience in ("_MANY_SECONDS", "_STRAGGLERS_SECONDS"):  # However slow the machine is.
+        monkeypatch.setattr(f"durable_django.worker.loop.{patience}", 60.0)
     if hint is not None:
         getattr(worker.loop, hint)()
     return len(worker.loop._gather().results)
