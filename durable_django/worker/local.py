@@ -115,7 +115,8 @@ class LocalActivities:
         if not (turn.queue or turn.handed_on):
             return
         if own:
-            self._run_all(turn, feed.execution)
+            with families.moving(self._using, turn.instance.pk):
+                self._run_all(turn, feed.execution)
         turn.conclude(feed)
         report.ran += turn.count
         report.failures += turn.failures
@@ -158,7 +159,7 @@ class LocalActivities:
         # What a commit refuses fails the whole turn; the next try finds out which activity it was.
         savepoint = SavepointOnUse(self._using, limit, checks=instance.tries > 0)
         try:
-            with self._watch(instance), families.moving(self._using, instance.pk), savepoint:
+            with self._watch(instance), savepoint:
                 payload = self._runner.output(leased)
         except BaseException as error:
             if is_workers_own(error) or is_conflict(error):
