@@ -184,7 +184,8 @@ def held_by_another(instance_id: str) -> Iterator[None]:
     def hold() -> None:
         try:
             with transaction.atomic(USING):
-                Instance.objects.select_for_update(no_key=True).get(instance_id=instance_id)
+                no_key = connections[USING].features.has_select_for_no_key_update
+                Instance.objects.select_for_update(no_key=no_key).get(instance_id=instance_id)
                 locked.set()
                 assert done.wait(60)
         finally:
