@@ -44,12 +44,16 @@ def check_statuses(statuses: object) -> Sequence[OrchestrationStatus] | None:
     """Return the statuses to look for; None for none, which is any."""
     if statuses is None:
         return None
-    if isinstance(statuses, str | OrchestrationStatus) or not isinstance(statuses, Iterable):
+    if isinstance(statuses, str) or not isinstance(statuses, Iterable):
         raise TypeError(f"runtime_status must be a list of OrchestrationStatus, not {statuses!r}")
-    found = list(statuses)
-    for status in found:
-        if not isinstance(status, OrchestrationStatus):
-            raise TypeError(f"runtime_status must be a list of OrchestrationStatus; {status!r} is none")
+    found = []
+    for status in statuses:
+        try:
+            found.append(OrchestrationStatus(status))
+        except ValueError:
+            raise TypeError(
+                f"runtime_status must be a list of OrchestrationStatus; {status!r} is none"
+            ) from None
     return found or None
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import NoReturn
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 from django.db import connections
 from django.db.models import QuerySet
@@ -22,7 +22,8 @@ TERMINAL = frozenset({InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceS
 _BATCH = 500
 _KINSHIP = ("pk", "parent_id", "parent_execution_id", "execution_id", "status")
 
-_moving: ContextVar[tuple[str, int] | None] = ContextVar("durable_django_moving", default=None)
+_moving: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""By connection, the instance whose turn's own code is run in its transaction."""
 
 Follows = Callable[[Instance, Instance], bool]
 """Whether a child, the second, belongs into the family of its parent, the first."""
@@ -68,11 +69,11 @@ def lock_one_or_raise(using: str, instance_id: str) -> Instance:
 @contextmanager
 def moving(using: str, key: int) -> Iterator[None]:
     """Say that the code which is run here is part of an instance's turn, and in its transaction."""
-    token = _moving.set((using, key))
+    _moving[connections[using]] = key
     try:
         yield
     finally:
-        _moving.reset(token)
+        del _moving[connections[using]]
 
 
 def refuse_moving(using: str, instances: Iterable[Instance], what: str) -> None:
@@ -81,8 +82,9 @@ def refuse_moving(using: str, instances: Iterable[Instance], what: str) -> None:
     Raises:
         OrchestrationStateConflictError: One of ``instances`` is being moved by the turn that this is part of.
     """
+    moved = _moving.get(connections[using])
     for instance in instances:
-        if (using, instance.pk) == _moving.get():
+        if instance.pk == moved:
             raise OrchestrationStateConflictError(
                 f"Orchestration instance {instance.instance_id!r} cannot be {what} by a local activity in "
                 "its own turn, which is not over. Do it in an activity that is not local."

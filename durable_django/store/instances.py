@@ -118,6 +118,11 @@ def delete_work(cursor: CursorWrapper, keys: Sequence[int]) -> None:
             rows.delete(cursor, model, "instance", batch)
 
 
+def exists(using: str, key: int) -> bool:
+    """Tell whether there is such an instance, whoever holds it."""
+    return Instance.objects.using(using).filter(pk=key).exists()
+
+
 def count_try(using: str, key: int) -> None:
     """Count a failed attempt to move an instance."""
     Instance.objects.using(using).filter(pk=key).update(tries=F("tries") + 1)

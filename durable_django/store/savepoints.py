@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from functools import wraps
 from types import TracebackType
 from typing import Any
 
@@ -17,13 +20,17 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 
 _MYSQL_DEADLOCK = 1213
 
+_BEFORE = r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
 _ENDS = re.compile(
-    r"\s*(COMMIT|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)|ABORT|END|BEGIN|START\s+TRANSACTION"
-    r"|PREPARE\s+TRANSACTION)\b",
-    re.IGNORECASE,
+    _BEFORE + r"(COMMIT|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)|ABORT|END|BEGIN(?!\s+NOT\b)"
+    r"|START\s+TRANSACTION|PREPARE\s+TRANSACTION)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _ENDS_ALONG = re.compile(
-    r"\s*((?:CREATE|DROP)(?!\s+TEMPORARY\b)|ALTER|RENAME|TRUNCATE|(?:UN)?LOCK\s+TABLES?)\b", re.IGNORECASE
+    _BEFORE + r"(CREATE(?!\s+(?:OR\s+REPLACE\s+)?TEMPORARY\b)|DROP(?!\s+(?:TEMPORARY|PREPARE)\b)|ALTER|RENAME"
+    r"|TRUNCATE|(?:UN)?LOCK\s+TABLES?|GRANT|REVOKE|FLUSH|ANALYZE|OPTIMIZE|REPAIR"
+    r"|SET\s+(?:SESSION\s+|@@)?AUTOCOMMIT)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 """What commits as well where the database cannot take back changes of tables."""
 
@@ -73,10 +80,10 @@ class SavepointOnUse:
             self._connection.execute_wrappers.remove(self._before_query)
         if self._connection.closed_in_transaction:
             raise TransactionManagementError("The database connection was closed within a transaction.")
-        is_open = self._leave_atomic_blocks()
+        left_open = self._leave_atomic_blocks(error)
         if error is None:
             try:
-                if is_open:
+                if left_open:
                     raise TransactionManagementError(
                         "An atomic block was entered and never left. Use `with transaction.atomic():`."
                     )
@@ -86,6 +93,12 @@ class SavepointOnUse:
                 raise
         else:
             self._undo()
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the transaction goes on, as deep in atomic blocks as when this block was entered."""
+        connection = self._connection
+        return connection.in_atomic_block and len(connection.savepoint_ids) == self._depth
 
     def _before_query(self, execute: Callable[..., Any], sql: Any, *query: Any) -> Any:
         if not self._is_used:
@@ -101,7 +114,7 @@ class SavepointOnUse:
     def _refuse_end(self, sql: Any) -> None:
         """Refuse what would commit a part of what belongs together, or undo more than the block's own."""
         if not isinstance(sql, str):
-            return
+            sql = sql.decode() if isinstance(sql, bytes) else sql.as_string(self._connection.connection)
         found = _ENDS.match(sql)
         if found is None and not self._connection.features.can_rollback_ddl:
             found = _ENDS_ALONG.match(sql)
@@ -112,9 +125,18 @@ class SavepointOnUse:
                 "local for what is to be committed by itself."
             )
 
-    def _leave_atomic_blocks(self) -> bool:
-        """Forget atomic blocks that were entered and never left; tell whether there were any."""
+    def _leave_atomic_blocks(self, error: BaseException | None) -> bool:
+        """Forget atomic blocks that were entered and never left; tell whether there were any.
+
+        A generator that stands in one leaves it when it goes. One that the error keeps alive has to go first:
+        later, it would leave somebody else's.
+        """
         connection = self._connection
+        if len(connection.savepoint_ids) <= self._depth:
+            return False
+        for raised in _chain(error):
+            traceback.clear_frames(raised.__traceback__)
+        gc.collect()
         surplus = len(connection.savepoint_ids) - self._depth
         if surplus > 0:
             del connection.savepoint_ids[-surplus:], connection.atomic_blocks[-surplus:]
@@ -169,9 +191,19 @@ def _violations(connection: Any) -> frozenset[Any]:
         return frozenset(cursor.execute("PRAGMA foreign_key_check").fetchall())
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that have led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _contained(hook: Callable[[], object]) -> Callable[[], None]:
     """Return a hook that raises nothing which Django would let through, and has the name that it logs."""
 
+    @wraps(hook)
     def run() -> None:
         try:
             hook()
@@ -182,7 +214,8 @@ def _contained(hook: Callable[[], object]) -> Callable[[], None]:
                 raise
             raise RuntimeError(f"A hook of on_commit() has raised {error!r}") from error
 
-    run.__qualname__ = getattr(hook, "__qualname__", repr(hook))
+    if not hasattr(hook, "__qualname__"):
+        run.__qualname__ = repr(hook)
     return run
 
 

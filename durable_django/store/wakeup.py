@@ -230,9 +230,13 @@ def _announce(using: str, send: Callback) -> None:
     connection = connections[using]
     pending = connection.run_on_commit
     # Once a transaction is enough, as long as no rollback to a savepoint can take that one back.
-    if pending and pending[-1][1] is send and pending[-1][0] <= set(connection.savepoint_ids):
+    if pending and _is_or_wraps(pending[-1][1], send) and pending[-1][0] <= set(connection.savepoint_ids):
         return
     after_commit(using, send)
+
+
+def _is_or_wraps(hook: Any, send: Callback) -> bool:
+    return getattr(hook, "__wrapped__", hook) is send
 
 
 def announce_changes(using: str, instance_ids: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django.db import OperationalError, connections, transaction
 from django.db.backends.utils import CursorWrapper
+from django.db.transaction import TransactionManagementError
 
 from durable_django.conf import settings
 from durable_django.core import events
@@ -218,20 +219,25 @@ class EntityProcessor:
             self._codec,
             clock.now(),
         )
+        output: str | None = None
+        failure: FailureDetails | None = None
+        savepoint = SavepointOnUse(self.using)
         try:
-            with SavepointOnUse(self.using):
+            with savepoint:
                 output = self._output(context, op)
         except OperationalError:
             raise  # A deadlock, for one, has taken the whole transaction.
         except BaseException as error:
             if is_workers_own(error):
                 raise
-            self._answer(op, None, FailureDetails.from_exception(error), batch)
+            failure = FailureDetails.from_exception(error)
             if op.kind != entities.CALL:
                 logger.warning("Signal %r to %s failed", op.operation, entity.entity_id, exc_info=True)
-            return
-        self._adopt(entity, context._effects, batch)
-        self._answer(op, output, None, batch)
+        if not savepoint.is_intact:  # A generator was in an atomic block, and has left it only now.
+            raise TransactionManagementError("The operation was in an atomic block when it had ended.")
+        if failure is None:
+            self._adopt(entity, context._effects, batch)
+        self._answer(op, output, failure, batch)
 
     def _output(self, context: EntityContext, op: Operation) -> str | None:
         registered = self._registry.entity(context.entity_id.entity)

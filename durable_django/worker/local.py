@@ -67,12 +67,25 @@ class LocalReport:
 
 
 class LocalActivities:
-    """Runs the local activities of turns, in the thread and the transaction of the turn."""
+    """Runs the local activities of turns, in the thread and the transaction of the turn.
 
-    def __init__(self, using: str, options: ExecutionOptions, worker: str, watch: Watch) -> None:
+    ``checks`` says of an instance, by its key, whether its last commit was refused: then each activity is
+    checked by itself for what the commit would refuse, to find out which one it was.
+    """
+
+    def __init__(
+        self,
+        using: str,
+        options: ExecutionOptions,
+        worker: str,
+        watch: Watch,
+        *,
+        checks: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         self._using = using
         self._runner = ActivityRunner(options.registry, options.codec, worker)
         self._watch = watch
+        self._checks = checks
         self._registry = options.registry
         self._registered: Mapping[str, ActivityRegistration] = {}
         self._names: frozenset[str] = frozenset()
@@ -156,8 +169,7 @@ class LocalActivities:
         leased = Leased.called(_NO_LEASE, instance, event, started_at)
         payload: str | None = None
         failure: FailureDetails | None = None
-        # What a commit refuses fails the whole turn; the next try finds out which activity it was.
-        savepoint = SavepointOnUse(self._using, limit, checks=instance.tries > 0)
+        savepoint = SavepointOnUse(self._using, limit, checks=self._checks(instance.pk))
         try:
             with self._watch(instance), savepoint:
                 payload = self._runner.output(leased)
@@ -165,11 +177,10 @@ class LocalActivities:
             if is_workers_own(error) or is_conflict(error):
                 raise
             if not savepoint.is_undone:
-                raise BrokenTransactionError(
-                    f"Local activity {event.name!r} (#{event.event_id}) has broken its turn's transaction: "
-                    f"{error!r}"
-                ) from error
+                raise _broken_by(event, repr(error)) from error
             failure = FailureDetails.from_exception(error)
+        if not savepoint.is_intact:  # A generator was in an atomic block, and has left it only now.
+            raise _broken_by(event, "it was in an atomic block when it had ended")
         seconds = time.perf_counter() - start
         if seconds > slow:
             logger.warning(
@@ -188,6 +199,12 @@ class LocalActivities:
     def _feed(self, instance: Claimed, execution: Execution, result: ActivityResult) -> TurnOutcome:
         with no_queries(), self._watch(instance):
             return execution.turn(execution.now, [result.event])
+
+
+def _broken_by(event: TaskScheduledEvent, why: str) -> BrokenTransactionError:
+    return BrokenTransactionError(
+        f"Local activity {event.name!r} (#{event.event_id}) has broken its turn's transaction: {why}"
+    )
 
 
 class _Turn:

@@ -15,9 +15,10 @@ from django.db import connections
 
 from durable_django import signals
 from durable_django.conf import settings
+from durable_django.core.interrupts import is_interrupt
 from durable_django.core.registry import Registry
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store import clock, wakeup
+from durable_django.store import clock, instances, wakeup
 from durable_django.store.commits import Moved
 from durable_django.store.operations import Address
 from durable_django.worker import polling
@@ -324,9 +325,17 @@ class TurnLoop:
         elif report.is_full:
             self._outbox.turns(self.hint)
         self._outbox.changes(report.ended, here_only=report.is_announced)
+        self._send_signals(work, report)
+
+    def _send_signals(self, work: Work, report: Report) -> None:
         registry = self._processor.options.registry
-        send_orchestration_signals(registry, self._using, report.moved)
-        send_activity_signals(registry, self._using, [*work.results, *report.local_failures])
+        try:
+            send_orchestration_signals(registry, self._using, report.moved)
+            send_activity_signals(registry, self._using, [*work.results, *report.local_failures])
+        except BaseException as error:  # What has been done stays done, whatever a receiver makes of it.
+            if is_interrupt(error):
+                raise
+            logger.exception("A receiver of a signal has raised what no receiver should")
 
     @property
     def _has_slots(self) -> bool:
@@ -364,9 +373,12 @@ class TurnLoop:
     def _move_alone(self, key: int, results: Sequence[ActivityResult] = ()) -> Report:
         report = self._processor.run_alone(key, results, 0 if self._is_draining else self._pool.free)
         self._follow(Work(results), report)
-        if report.missed:  # Nobody tells when who holds it lets go.
-            self._look_again(key, clock.now() + timedelta(seconds=polling.SHORTEST))
         return report
+
+    def _move_alone_soon(self, key: int) -> None:
+        """Move it now or, if somebody holds it, in a moment: nobody tells when that is over."""
+        if self._move_alone(key).missed and instances.exists(self._using, key):
+            self._look_again(key, clock.now() + timedelta(seconds=polling.SHORTEST))
 
     def _look_again(self, key: int, at: datetime) -> None:
         if len(self._timers) < _MOST_TIMERS:
@@ -378,7 +390,7 @@ class TurnLoop:
         suspects, self._alone = self._alone, set()
         for key in sorted(suspects):
             self._note(key)
-            self._move_alone(key)
+            self._move_alone_soon(key)
         self._note(None)
 
     def _move_local(self) -> None:
@@ -392,7 +404,7 @@ class TurnLoop:
             del self._local[key]
             if is_careful:
                 self._note(key)
-            self._move_alone(key)
+            self._move_alone_soon(key)
         if is_careful:
             self._note(None)
         if self._local:

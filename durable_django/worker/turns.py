@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import chain
 
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError, connections
+from django.db import IntegrityError, InterfaceError, OperationalError, connections
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
@@ -88,7 +88,7 @@ class TurnProcessor:
         self._versioning = versioning
         self._bundles = bundles
         self._watch = watch
-        self._local = LocalActivities(using, options, worker, watch)
+        self._local = LocalActivities(using, options, worker, watch, checks=self._was_refused)
         self._fed: list[Feed] = []
         self._outdated: list[ActivityResult] = []
         self._last_errors: dict[int, Exception] = {}
@@ -336,6 +336,9 @@ class TurnProcessor:
         inbox.add(cursor, messages, now)
         unseen = [one for feed in self._fed for one in feed.unseen]
         bundles.strike(cursor, [one.leased for one in chain(unseen, self._outdated, *results.values())])
+
+    def _was_refused(self, key: int) -> bool:
+        return isinstance(self._last_errors.get(key), IntegrityError)
 
     def _reset_tries(self, moved: Sequence[Moved]) -> None:
         survivors = [entry.instance.pk for entry in moved if entry.instance.tries]

@@ -171,6 +171,7 @@ class TestSteering:
             (["FAILED"], "'FAILED' is none"),
             ("FAILED", "not 'FAILED'"),
             (OrchestrationStatus.FAILED, "not <OrchestrationStatus.FAILED"),
+            ([99], "99 is none"),
             (5, "not 5"),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -61,6 +62,26 @@ class TestFailures:
         start(caller, [["a", "exit"], ["a", "get"]], "flow")
         town.settle()
         assert output("flow")[1] == 10
+
+    def test_a_generator_that_stands_in_an_atomic_block_takes_nothing_along(self, town: Town) -> None:
+        def in_a_block() -> Iterator[int]:
+            with transaction.atomic():
+                Group.objects.create(name="x")
+                yield 1
+
+        def careless(ctx: EntityContext, name: str) -> None:
+            if name == "bad":
+                for _ in in_a_block():
+                    raise ValueError(name)
+            Group.objects.create(name=name)
+            ctx.set_state([*(ctx.get_state() or []), name])
+
+        town.registry.add_entity(careless, "careless")
+        for name in ("one", "bad", "two"):
+            signal("careless", "k", "go", name)
+        town.settle()
+        assert state("careless", "k") == ["one", "two"]
+        assert list(Group.objects.order_by("pk").values_list("name", flat=True)) == ["one", "two"]
 
     def test_an_operation_cannot_end_the_transaction(self, town: Town) -> None:
         start(caller, [["a", "add", 1], ["a", "commit"], ["a", "get"]], "flow")

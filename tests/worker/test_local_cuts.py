@@ -260,6 +260,14 @@ def test_one_that_is_held_for_a_moment_is_looked_at_again_soon(durable_clock: Vi
     assert output("one") == ["A", "B", "C"]
 
 
+@pytest.mark.usefixtures("two_at_a_time")
+def test_one_that_is_gone_is_not_looked_at_again() -> None:
+    worker = hand()
+    worker.loop._local[1_000_000] = None
+    worker.step()
+    assert worker.loop._timers == []
+
+
 # ------------------------------------------------------------------------------------- steering
 
 

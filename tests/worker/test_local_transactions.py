@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
+from psycopg import sql
 
 from durable_django import task
 from durable_django.client import OrchestrationIdReusePolicy, OrchestrationStatus
@@ -138,20 +140,35 @@ def test_a_constraint_that_is_deferred_to_the_commit_is_a_failure_too() -> None:
     assert ran.count("dangling") == (1 if connection.vendor == "mysql" else 3)
 
 
-@pytest.mark.database("postgresql")
-def test_to_check_deferred_constraints_leaves_them_deferred() -> None:
+@pytest.mark.database("postgresql", "sqlite")
+@pytest.mark.parametrize("was_refused", [False, True])
+def test_constraints_are_checked_one_by_one_only_after_a_commit_was_refused(was_refused: bool) -> None:
     def patient(ctx: task.ActivityContext) -> str:
         dangling(ctx)
         Permission.objects.filter(codename="x").delete()
         return "in time"
 
-    worker = hand(between, activities=[local(patient), *ACTIVITIES])
-    start(between, "patient")
+    def mend(ctx: task.ActivityContext) -> str:
+        Permission.objects.filter(codename="x").delete()
+        return "mended"
+
+    def sloppy(ctx: task.OrchestrationContext, _: Any) -> Steps:
+        first = yield ctx.call_activity("patient")
+        try:
+            yield ctx.call_activity("dangling")
+        except task.TaskFailedError as error:
+            return [first, error.details.error_type]
+        return [first, (yield ctx.call_activity("mend"))]
+
+    worker = hand(sloppy, activities=[local(patient), local(mend), local(dangling)])
+    start(sloppy)
     Instance.objects.update(tries=1)
+    if was_refused:
+        worker.processor._last_errors[instance("one").pk] = IntegrityError("at the commit")
     for _ in range(2):
         worker.settle()
-    assert output("one") == "in time"
-    assert ran.count("dangling") == 1
+    assert output("one") == ["in time", "django.db.utils.IntegrityError" if was_refused else "mended"]
+    assert ran.count("dangling") == 2
 
 
 @pytest.mark.database("sqlite")
@@ -161,9 +178,8 @@ def test_what_others_have_left_dangling_is_nobodys_failure() -> None:
     try:
         worker = hand()
         start(writer, ["a"])
-        Instance.objects.update(tries=1)
-        for _ in range(2):
-            worker.settle()
+        worker.processor._last_errors[instance("one").pk] = IntegrityError("at the commit")
+        worker.settle()
         assert output("one") == ["A"]
     finally:
         Permission.objects.filter(codename="x").delete()
@@ -208,11 +224,60 @@ def test_the_turns_transaction_is_not_an_activitys_to_end(activity: Callable[...
     assert names() == ["before", "after"]
 
 
+def in_a_block() -> Iterator[int]:
+    with transaction.atomic():
+        Group.objects.create(name="x")
+        yield 1
+
+
+kept: list[Any] = []
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_generator_that_stands_in_an_atomic_block_leaves_no_other(keeps: bool) -> None:
+    def failing(ctx: task.ActivityContext) -> None:
+        rows = in_a_block()
+        kept[:] = [rows] if keeps else []
+        for _ in rows:
+            try:
+                raise KeyError("first")
+            except KeyError:
+                raise ValueError("no")  # noqa: B904  (its context is what matters)
+
+    found = run(failing)
+    kept.clear()
+    assert found == "builtins.ValueError: no"
+    assert names() == ["before", "after"]
+
+
+def test_a_generator_in_a_cycle_leaves_its_atomic_block_in_time() -> None:
+    def failing(ctx: task.ActivityContext) -> None:
+        cycle: list[Any] = [in_a_block()]
+        cycle.append(cycle)
+        next(cycle[0])
+        raise ValueError("no")
+
+    assert run(failing) == "builtins.ValueError: no"
+    assert names() == ["before", "after"]
+
+
 @pytest.mark.parametrize(
     "statement",
-    ["COMMIT", " rollback", "END", "BEGIN", "START  TRANSACTION", "ROLLBACK WORK", "PREPARE TRANSACTION 'x'"],
+    [
+        "-- so\nCOMMIT",
+        "/* so */ ;commit",
+        sql.SQL("COMMIT"),
+        b"COMMIT",
+        "COMMIT",
+        " rollback",
+        "END",
+        "BEGIN",
+        "START  TRANSACTION",
+        "ROLLBACK WORK",
+        "PREPARE TRANSACTION 'x'",
+    ],
 )
-def test_a_statement_that_would_end_the_transaction_is_refused(statement: str) -> None:
+def test_a_statement_that_would_end_the_transaction_is_refused(statement: Any) -> None:
     def ending(ctx: task.ActivityContext) -> None:
         Group.objects.create(name="x")
         with connection.cursor() as cursor:
@@ -319,6 +384,22 @@ def test_what_is_being_moved_cannot_be_steered_by_its_own_turn(
     assert not HistoryEvent.objects.exists()
 
 
+def test_what_an_activity_leaves_behind_may_steer_its_instance_later() -> None:
+    contexts: list[Any] = []
+
+    def leave(ctx: task.ActivityContext) -> None:
+        contexts.append(copy_context())
+
+    def waits(ctx: task.OrchestrationContext, _: Any) -> Steps:
+        yield ctx.call_activity("leave")
+        yield ctx.wait_for_external_event("never")
+
+    start(waits)
+    hand(waits, activities=[local(leave)]).settle()
+    contexts[0].run(client().terminate_orchestration, "one")
+    assert status("one") == InstanceStatus.TERMINATED
+
+
 def test_others_can_be_steered_in_a_turn() -> None:
     def waits(ctx: task.OrchestrationContext, _: Any) -> Steps:
         yield ctx.wait_for_external_event("never")
@@ -378,6 +459,22 @@ def test_hooks_of_an_inner_block_that_is_undone_do_not_run() -> None:
 
     assert run(hooking) is None
     assert hooked == ["outer", "last"]
+
+
+def test_hooks_of_ours_are_not_piled_up() -> None:
+    hooks: list[int] = []
+
+    def begin(ctx: task.ActivityContext) -> None:
+        client().schedule_new_orchestration("nobody")
+        hooks.append(len(connection.run_on_commit))
+
+    def several(ctx: task.OrchestrationContext, _: Any) -> Steps:
+        for _ in range(3):
+            yield ctx.call_activity("begin")
+
+    start(several)
+    hand(several, activities=[local(begin)], filtered=True).settle()
+    assert hooks == [1, 1, 1]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,13 +103,21 @@ def test_an_interrupt_fails_what_has_raised_it_and_stops_nothing_else(
 
 
 def test_a_receiver_that_exits_stops_nothing_else(run: Callable[..., OrchestrationStatus]) -> None:
-    def leave(**_: Any) -> None:
-        signals.orchestration_started.disconnect(leave)
+    heard: list[str] = []
+
+    def leave(*, instance_id: str, **_: Any) -> None:
+        heard.append(instance_id)
         raise SystemExit
 
-    signals.orchestration_started.connect(leave)
+    both = (signals.orchestration_started, signals.activity_failed)
+    for signal in both:
+        signal.connect(leave)
     try:
+        assert run("caller", "interrupt") is OrchestrationStatus.FAILED
         assert run("other") is OrchestrationStatus.COMPLETED
         assert run("other") is OrchestrationStatus.COMPLETED
     finally:
-        signals.orchestration_started.disconnect(leave)
+        for signal in both:
+            signal.disconnect(leave)
+    # Each start once, and the failure: what has been done is not done, and told, again and again.
+    assert sorted(Counter(heard).values()) == [1, 1, 2]
