@@ -20,7 +20,7 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 
 _MYSQL_DEADLOCK = 1213
 
-_BEFORE = r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
+_BEFORE = r"(?>(?:\s|;|--[^\n]*\n|/\*.*?\*/)*)"
 _ENDS = re.compile(
     _BEFORE + r"(COMMIT|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)|ABORT|END|BEGIN(?!\s+NOT\b)"
     r"|START\s+TRANSACTION|PREPARE\s+TRANSACTION)\b",
@@ -113,8 +113,12 @@ class SavepointOnUse:
 
     def _refuse_end(self, sql: Any) -> None:
         """Refuse what would commit a part of what belongs together, or undo more than the block's own."""
-        if not isinstance(sql, str):
-            sql = sql.decode() if isinstance(sql, bytes) else sql.as_string(self._connection.connection)
+        if isinstance(sql, bytes):
+            sql = sql.decode(errors="replace")
+        elif hasattr(sql, "as_string"):  # A psycopg.sql.Composable.
+            sql = sql.as_string(self._connection.connection)
+        elif not isinstance(sql, str):
+            return
         found = _ENDS.match(sql)
         if found is None and not self._connection.features.can_rollback_ddl:
             found = _ENDS_ALONG.match(sql)
