@@ -10,7 +10,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any
 
-from django.db import IntegrityError, InternalError, OperationalError, connections, transaction
+from django.db import IntegrityError, InternalError, OperationalError, connections
 from django.db.transaction import TransactionManagementError
 
 from durable_django.core.interrupts import is_interrupt
@@ -107,7 +107,7 @@ class SavepointOnUse:
                 self._prepare()
             if self._checks:
                 self._violations = _violations(self._connection)
-            self._savepoint = transaction.savepoint(self._connection.alias)
+            self._savepoint = self._connection.savepoint()
         self._refuse_end(sql)
         return execute(sql, *query)
 
@@ -154,7 +154,7 @@ class SavepointOnUse:
             if self._savepoint is not None:
                 if self._checks:
                     self._check()
-                transaction.savepoint_commit(self._savepoint, connection.alias)
+                connection.savepoint_commit(self._savepoint)
         except (InternalError, TransactionManagementError) as error:
             raise TransactionManagementError(
                 "A database error was caught, and what led to it was not undone: nothing of it is kept. Put "
@@ -169,10 +169,10 @@ class SavepointOnUse:
         connection = self._connection
         if connection.vendor == "postgresql":
             # Going back leaves each constraint as immediate or deferred as it was.
-            savepoint = transaction.savepoint(connection.alias)
+            savepoint = connection.savepoint()
             with connection.cursor() as cursor:
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            transaction.savepoint_rollback(savepoint, connection.alias)
+            connection.savepoint_rollback(savepoint)
         for table, row, referred, _ in sorted(_violations(connection) - self._violations, key=str):
             raise IntegrityError(
                 f"FOREIGN KEY constraint failed: row {row} of {table!r} refers to no row of {referred!r}"
@@ -183,7 +183,7 @@ class SavepointOnUse:
         del connection.run_on_commit[self._hooks :]
         connection.needs_rollback = False
         if self._savepoint is not None:
-            transaction.savepoint_rollback(self._savepoint, connection.alias)
+            connection.savepoint_rollback(self._savepoint)
         self.is_undone = True
 
 
