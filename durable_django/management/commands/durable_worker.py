@@ -116,7 +116,7 @@ class Command(BaseCommand):
             raise CommandError(
                 "--processes starts this command line again, and there is none: use 1 with call_command()."
             )
-        self.check()
+        self.check(databases=[])  # Whether there is one at all is asked below.
         using: str = options["using"] or settings.DATABASE_ALIAS
         if using not in set(connections):
             known = ", ".join(sorted(connections))
