@@ -19,7 +19,7 @@ from durable_django.core.errors import (
     OrchestratorNotRegisteredError,
 )
 from durable_django.core.ids import check_name
-from durable_django.core.retry import RetryPolicy
+from durable_django.core.retry import RetryPolicy, check_retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -297,8 +297,8 @@ def make_activity(
     known = registration_of(fn)
     if not isinstance(known, ActivityRegistration):
         known = ActivityRegistration("", fn)
-    if retry_policy is not None and not isinstance(retry_policy, RetryPolicy):
-        raise TypeError(f"retry_policy must be a RetryPolicy, not {type(retry_policy).__name__}")
+    if retry_policy is not None:
+        check_retry_policy(retry_policy)
     made = ActivityRegistration(
         name=_name("activity", fn, name),
         fn=fn,

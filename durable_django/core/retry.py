@@ -68,6 +68,12 @@ class RetryPolicy:
             return limit
 
 
+def check_retry_policy(value: object) -> None:
+    """Raise TypeError unless it is a retry policy."""
+    if not isinstance(value, RetryPolicy):
+        raise TypeError(f"retry_policy must be a RetryPolicy, not {type(value).__name__}")
+
+
 def _check_interval(field: str, value: object) -> None:
     if not isinstance(value, timedelta):
         raise TypeError(f"{field} must be a timedelta, not {type(value).__name__}")

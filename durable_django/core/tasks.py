@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
 from durable_django.core.errors import FailureDetails, TaskCancelledError, TaskFailedError
-from durable_django.core.retry import RetryPolicy
+from durable_django.core.retry import RetryPolicy, check_retry_policy
 
 T = TypeVar("T")
 
@@ -199,8 +199,7 @@ class RetryableTask(CompletableTask[T]):
     """An activity or a child with a retry policy: complete when an attempt succeeds or none is left."""
 
     def __init__(self, retry_policy: RetryPolicy, start_time: datetime, expected_type: Any = None) -> None:
-        if not isinstance(retry_policy, RetryPolicy):
-            raise TypeError(f"retry_policy must be a RetryPolicy, not {type(retry_policy).__name__}")
+        check_retry_policy(retry_policy)
         super().__init__(expected_type)
         self._retry_policy = retry_policy
         self._start_time = start_time

@@ -69,11 +69,12 @@ def lock_one_or_raise(using: str, instance_id: str) -> Instance:
 @contextmanager
 def moving(using: str, key: int) -> Iterator[None]:
     """Say that the code which is run here is part of an instance's turn, and in its transaction."""
-    _moving[connections[using]] = key
+    connection = connections[using]
+    _moving[connection] = key
     try:
         yield
     finally:
-        del _moving[connections[using]]
+        del _moving[connection]
 
 
 def refuse_moving(using: str, instances: Iterable[Instance], what: str) -> None:
