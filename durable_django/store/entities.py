@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -116,6 +116,24 @@ def lock(cursor: CursorWrapper, address: Address) -> LockedEntity | None:
     return LockedEntity(pk, EntityInstanceId(*address), state, holder)
 
 
+def lock_all(using: str, ids: Collection[EntityInstanceId], now: datetime) -> dict[str, LockedEntity]:
+    """Lock entities, which are created where they are missing, and return them by their ids as texts.
+
+    Those that perform operations are waited for.
+    """
+    locked: dict[str, LockedEntity] = {}
+    while missing := [entity_id for entity_id in ids if str(entity_id) not in locked]:
+        keys = []
+        for name, key in ((entity_id.entity, entity_id.key) for entity_id in missing):
+            create(using, (name, key), now)
+            keys += Entity.objects.using(using).filter(name=name, key=key).values_list("pk", flat=True)
+        # By primary keys, as in `lock`. What was deleted just now is missing still.
+        for row in Entity.objects.using(using).select_for_update().filter(pk__in=keys).order_by("pk"):
+            found = _locked(row)
+            locked[str(found.entity_id)] = found
+    return locked
+
+
 def exists(using: str, address: Address) -> bool:
     """Tell whether an entity has a row."""
     name, key = address
@@ -221,6 +239,13 @@ def delete(using: str, address: Address) -> bool | None:
             return False
         found.delete()
         return True
+
+
+def _locked(row: Entity) -> LockedEntity:
+    holder = None
+    if row.lock_instance_id is not None:
+        holder = Holder(row.lock_instance_id, row.lock_execution_id or "", row.lock_request or "")
+    return LockedEntity(row.pk, EntityInstanceId(row.name, row.key), row.state, holder)
 
 
 def _address(entity: LockedEntity) -> Address:

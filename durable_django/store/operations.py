@@ -175,15 +175,3 @@ def of_open_sections(cursor: CursorWrapper, executions: Mapping[int, str]) -> li
         release(entity_id, request, instance, execution_id)
         for (instance, request, entity_id), execution_id in open_locks.items()
     ]
-
-
-def is_left(cursor: CursorWrapper, instance: int, execution_id: str, request: str) -> bool:
-    """Tell whether an execution has left a critical section, as far as its history is committed."""
-    section = f'"critical_section_id": {json.dumps(request)}'
-    left = HistoryRow.objects.using(cursor.db.alias).filter(
-        instance=instance,
-        execution_id=execution_id,
-        kind=histories.kind_of(events.EntityUnlockSentEvent),
-        attributes__contains=section,
-    )
-    return left.exists()

@@ -15,7 +15,13 @@ from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
-from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExistsError, qualified_name
+from durable_django.core.entity import EntityInstanceId
+from durable_django.core.errors import (
+    FailureDetails,
+    OrchestrationAlreadyExistsError,
+    OrchestrationStateConflictError,
+    qualified_name,
+)
 from durable_django.core.ids import new_execution_id
 from durable_django.core.rewind import Rewound
 from durable_django.core.rewind import rewind as undo_failure
@@ -35,6 +41,7 @@ from durable_django.store import (
     bundles,
     clock,
     control,
+    entities,
     families,
     histories,
     inbox,
@@ -44,6 +51,7 @@ from durable_django.store import (
     wakeup,
 )
 from durable_django.store.activities import NewActivity
+from durable_django.store.entities import Holder, LockedEntity
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
@@ -75,7 +83,8 @@ def rewind(using: str, instance_id: str, reason: str | None = None) -> None:
 
     Raises:
         OrchestrationNotFoundError: There is no such instance.
-        OrchestrationStateConflictError: It has not failed.
+        OrchestrationStateConflictError: It has not failed, or it has failed within a critical section, and
+            somebody else has locked one of its entities.
     """
     with transaction.atomic(using):
         family = families.lock_family(using, instance_id, _is_touched)
@@ -123,10 +132,9 @@ class _Rewind:
         """Rewind one failed instance and those of its children that its open tasks wait for."""
         old, instance.execution_id = instance.execution_id, new_execution_id()
         rewound = self._copy_history(instance, old)
-        self._withdraw_operations(instance, old)
+        self._withdraw_operations(instance, old, rewound)
         under_way = self._rekey_messages(instance, old, rewound) | self._rekey_work(instance, old, rewound)
         children = self._rekey_children(instance, rewound)
-        self._lock_again(instance, rewound)
         local: list[int] = []
         for task_id, decision in rewound.open.items():
             if task_id in under_way:
@@ -169,18 +177,46 @@ class _Rewind:
         control.record(self._cursor, [(instance, rewinding)])
         return rewound
 
-    def _withdraw_operations(self, instance: Instance, old: str) -> None:
+    def _withdraw_operations(self, instance: Instance, old: str, rewound: Rewound) -> None:
         """Delete the calls and lock requests that wait at entities: what is still wanted is sent again.
 
-        An entity that is performing them has their rows, and is waited for: its answer is in the inbox then.
+        An entity that is performing them is waited for: its answer is in the inbox then.
         """
         waiting = EntityOperation.objects.using(self._using).filter(
             instance=instance,
             execution_id=old,
             kind__in=(EntityOperationKind.CALL, EntityOperationKind.LOCK),
         )
-        keys = list(waiting.select_for_update().order_by("pk").values_list("pk", flat=True))
-        rows.delete(self._cursor, EntityOperation, "id", keys)
+        targets = {EntityInstanceId(*address) for address in waiting.values_list("name", "key")}
+        for section in rewound.sections:
+            targets.update(map(EntityInstanceId.parse, section.lock_set))
+        locked = entities.lock_all(self._using, targets, self._now)
+        rows.delete(self._cursor, EntityOperation, "id", list(waiting.values_list("pk", flat=True)))
+        for section in rewound.sections:
+            holder = Holder(instance.pk, instance.execution_id, section.critical_section_id)
+            for entity_id in sorted(section.lock_set):
+                self._lock_again(instance, locked[entity_id], holder)
+
+    def _lock_again(self, instance: Instance, entity: LockedEntity, holder: Holder) -> None:
+        """Lock an entity again for a critical section that the code is in, before any of it goes on.
+
+        The failure has released the lock, or its release is on the way.
+
+        Raises:
+            OrchestrationStateConflictError: Somebody else has it.
+        """
+        former = entity.holder
+        if former is not None and former.instance != instance.pk:
+            live = entities.live_executions(self._cursor, [former.instance])
+            if live.get(former.instance) == former.execution_id:
+                by = Instance.objects.using(self._using).only("instance_id").get(pk=former.instance)
+                raise OrchestrationStateConflictError(
+                    f"Orchestration instance {instance.instance_id!r} cannot be rewound now: it has failed "
+                    f"within a critical section, and {entity.entity_id} is locked by {by.instance_id!r}. "
+                    "Rewind it when that has left its section."
+                )
+        entity.holder = holder
+        entities.save(self._cursor, entity, self._now)
 
     def _rekey_messages(self, instance: Instance, old: str, rewound: Rewound) -> set[int]:
         """Keep the results of open tasks and return whose they are.
@@ -246,18 +282,6 @@ class _Rewind:
         return sorted(last.values())
 
     # ---------------------------------------------------------------- what is scheduled again
-
-    def _lock_again(self, instance: Instance, rewound: Rewound) -> None:
-        """Ask again for the locks of the critical sections that the code is in.
-
-        The request has no task, for the code has its grant already. It comes before the calls in the section.
-        """
-        requests = []
-        for section in rewound.sections:
-            request = operations.of_event(section, instance.pk, instance.execution_id)
-            assert request is not None
-            requests.append(replace(request, task_id=None))
-        operations.add(self._cursor, requests, self._now)
 
     def _reopen(
         self, instance: Instance, decision: events.HistoryEvent, children: dict[str, Instance]

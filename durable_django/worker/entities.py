@@ -156,7 +156,7 @@ class EntityProcessor:
                 return
             batch.consumed.append(op.pk)
             if op.kind == entities.LOCK:
-                self._grant(cursor, entity, op, live, batch)
+                self._grant(entity, op, live, batch)
             elif op.kind == entities.RELEASE:
                 if entity.holder == (op.instance, op.execution_id, op.request):
                     entity.holder, batch.is_changed = None, True
@@ -167,25 +167,12 @@ class EntityProcessor:
 
     # ---------------------------------------------------------------- locks
 
-    def _grant(
-        self,
-        cursor: CursorWrapper,
-        entity: LockedEntity,
-        op: Operation,
-        live: dict[int, str],
-        batch: _Batch,
-    ) -> None:
-        """Lock the entity for a critical section, and pass its request on to the next of the set.
-
-        A request without a task is a rewound execution's, whose code is in its section already: nobody waits
-        for the grant, and the section may be over by now.
-        """
-        if op.instance is None or op.execution_id is None or op.request is None:
+    def _grant(self, entity: LockedEntity, op: Operation, live: dict[int, str], batch: _Batch) -> None:
+        """Lock the entity for a critical section, and pass its request on to the next of the set."""
+        if op.instance is None or op.execution_id is None or op.request is None or op.task_id is None:
             return
         if live.get(op.instance) != op.execution_id:
             return  # Whoever asked has ended or started over: nobody would release it.
-        if op.task_id is None and operations.is_left(cursor, op.instance, op.execution_id, op.request):
-            return
         entity.holder, batch.is_changed = Holder(op.instance, op.execution_id, op.request), True
         following = op.position + 1
         if following < len(op.lock_set):
@@ -201,7 +188,7 @@ class EntityProcessor:
                     position=following,
                 )
             )
-        elif op.task_id is not None:
+        else:
             granted = events.EntityLockGrantedEvent(-1, clock.now(), op.request, op.task_id)
             batch.messages.append(NewMessage(op.instance, granted, op.execution_id))
 

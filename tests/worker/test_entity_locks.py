@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 
 from durable_django import task
-from durable_django.client import DurableTaskClient
+from durable_django.client import DurableTaskClient, OrchestrationStateConflictError
 from durable_django.core import events
-from durable_django.entities import EntityInstanceId
+from durable_django.entities import EntityContext, EntityInstanceId
 from durable_django.models import ActivityTask, Entity, EntityOperation, InstanceStatus, Message
 from durable_django.store import clock, entities, inbox
 from durable_django.store.inbox import NewMessage
 from tests.factories import FAILURE
 from tests.worker.byhand import USING, assert_sound, elsewhere, failure, instance, output, status
 from tests.worker.cast import A, B, caller, holder, make_town, start
-from tests.worker.town import Town, locked, signal, state, waiting
+from tests.worker.town import Town, entity, locked, signal, state, waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -160,40 +163,97 @@ class TestRewind:
         assert "too little" in failure("flow")["message"]
         assert locked() == []
         signal("account", "b", "add", 100)
+        town.settle()
         client.rewind_orchestration("flow")
-        assert waiting() == ["SIGNAL account b", "LOCK account a", "CALL account b"]
+        assert sorted(locked()) == ["@account@a", "@account@b"]
+        assert waiting() == ["CALL account b"]
         town.settle()
         assert output("flow") == "done"
         assert (state("account", "a"), state("account", "b")) == (11, 90)
         assert locked() == waiting() == []
         assert not Message.objects.exists()
 
-    def test_a_section_that_is_over_before_its_locks_are_there(
+    def test_nothing_of_a_section_goes_on_while_others_hold_its_locks(
         self, town: Town, client: DurableTaskClient
     ) -> None:
-        def fragile(ctx: task.OrchestrationContext, _: None) -> Steps:
-            with (yield ctx.lock_entities([A, B])):
-                yield ctx.call_activity("missing")
-            yield ctx.wait_for_external_event("end")
-
         town.registry.add_orchestrator(fragile)
-        start(fragile, None, "flow")
+        start(fragile, "ab", "flow")
         town.settle()
         _fail_activity("flow", 2)
         town.settle()
-        assert locked() == []
-        start(holder, "a", "other")
+        start(holder, "b", "other")
         town.settle()
-        client.rewind_orchestration("flow")
-        town.settle()
-        _complete_activity("flow", 2)
-        town.settle()
-        assert waiting() == ["LOCK account a", "RELEASE account a"]
+        with pytest.raises(OrchestrationStateConflictError, match="@account@b is locked by 'other'"):
+            client.rewind_orchestration("flow")
+        assert status("flow") == InstanceStatus.FAILED
+        assert locked() == ["@account@b"]
+        assert waiting() == []
         client.raise_orchestration_event("other", "go")
         town.settle()
-        assert output("other") == "done"
+        client.rewind_orchestration("flow")
+        assert sorted(locked()) == ["@account@a", "@account@b"]
+        _complete_activity("flow", 2)
+        town.settle()
         assert status("flow") == InstanceStatus.RUNNING
         assert locked() == waiting() == []
+        assert_sound("flow")
+
+    def test_a_lock_whose_release_is_on_the_way_is_taken_over(
+        self, town: Town, client: DurableTaskClient
+    ) -> None:
+        town.registry.add_orchestrator(fragile)
+        for name in ("gone", "flow"):
+            start(fragile, "a", name)
+            town.settle()
+            _fail_activity(name, 2)
+            town.turn()
+            if name == "gone":
+                town.settle()
+        client.rewind_orchestration("gone")
+        _fail_activity("gone", 2)
+        town.turn()
+        assert waiting() == ["RELEASE account a", "RELEASE account a"]
+        client.rewind_orchestration("flow")
+        town.settle()
+        assert locked() == ["@account@a"]
+        assert entity("account", "a").lock_instance == instance("flow")
+
+    @pytest.mark.database("postgresql", "mysql")  # On SQLite, one transaction excludes all others.
+    def test_a_call_that_is_being_performed_is_waited_for(
+        self, town: Town, client: DurableTaskClient
+    ) -> None:
+        performed: list[Any] = []
+
+        def slow(ctx: EntityContext, amount: int) -> int:
+            performed.append(amount)
+            rewind.start()
+            _wait_for_lock()
+            ctx.set_state(amount)
+            return amount
+
+        def both(ctx: task.OrchestrationContext, _: None) -> Steps:
+            call = ctx.call_entity(EntityInstanceId("slow", "k"), "add", 5)
+            yield ctx.call_activity("missing")
+            return (yield call)
+
+        def rewind_there() -> None:
+            with closing(connection):
+                client.rewind_orchestration("flow")
+
+        rewind = threading.Thread(target=rewind_there)
+        town.registry.add_orchestrator(both)
+        town.registry.add_entity(slow, "slow")
+        start(both, None, "flow")
+        town.turn()
+        _fail_activity("flow", 2)
+        town.turn()
+        town.perform("slow", "k")
+        rewind.join()
+        assert waiting() == []
+        _complete_activity("flow", 2)
+        town.settle()
+        assert output("flow") == 5
+        assert performed == [5]
 
     def test_a_grant_that_the_code_has_not_seen_is_worth_nothing(
         self, town: Town, client: DurableTaskClient
@@ -282,6 +342,27 @@ def test_an_entity_that_performs_holds_up_no_neighbour_that_comes_again() -> Non
         for _ in range(20):
             assert elsewhere(lambda: entities.delete(USING, ("counter", "one")))
             elsewhere(lambda: entities.create(USING, ("counter", "one"), now))
+
+
+def fragile(ctx: task.OrchestrationContext, keys: str) -> Steps:
+    with (yield ctx.lock_entities([EntityInstanceId("account", key) for key in keys])):
+        yield ctx.call_activity("missing")
+    yield ctx.wait_for_external_event("end")
+
+
+def _wait_for_lock() -> None:
+    """Wait until somebody waits for a lock of this transaction."""
+    queries = {
+        "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+        "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+    }
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute(queries[connection.vendor])
+            if cursor.fetchone()[0]:
+                return
+    raise AssertionError("nobody waits")
 
 
 def _fail_activity(instance_id: str, task_id: int) -> None:
