@@ -344,7 +344,8 @@ class EntityOperation(models.Model):
     """One operation in an entity's inbox, addressed by name and key: its sender never touches the entity.
 
     ``instance``, ``execution_id`` and ``task_id`` are the caller's, for the answer; a lock request has the
-    whole ``lock_set``, and its ``position`` in it.
+    whole ``lock_set``, and its ``position`` in it. It may be performed from ``visible_at`` on, which lies
+    after ``created_at`` only where the sender has asked for that. ``tries`` counts the workers that died of it.
     """
 
     name = models.CharField(_("name"), max_length=NAME_LENGTH)
@@ -370,6 +371,8 @@ class EntityOperation(models.Model):
     position = models.SmallIntegerField(_("position"), default=0)
     created_at = models.DateTimeField(_("created at"))
     visible_at = models.DateTimeField(_("visible at"))
+    # Workers of an earlier release go on writing rows without it until they are replaced.
+    tries = models.SmallIntegerField(_("tries"), default=0, db_default=0)
 
     class Meta:
         verbose_name = _("entity operation")
@@ -413,7 +416,8 @@ class Worker(models.Model):
     ``drained_at`` the worker's answer, when nothing was left.
 
     ``suspect`` is the instance whose code it has been running for long, or, after a crash, any instance that
-    it is about to run: if the process dies, that counts against the instance.
+    it is about to run: if the process dies, that counts against the instance. ``suspect_operation`` is the
+    same for an entity's operation.
     """
 
     identity = models.CharField(_("identity"), max_length=NAME_LENGTH, unique=True)
@@ -437,6 +441,16 @@ class Worker(models.Model):
         null=True,
         blank=True,
         db_constraint=False,
+        related_name="+",
+    )
+    suspect_operation = models.ForeignKey(
+        EntityOperation,
+        models.DO_NOTHING,
+        verbose_name=_("suspected operation"),
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
         related_name="+",
     )
 

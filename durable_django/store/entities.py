@@ -51,6 +51,7 @@ class Operation(NamedTuple):
     request: str | None
     lock_set: list[str]
     position: int
+    tries: int
 
     def is_of(self, holder: Holder) -> bool:
         """Tell whether the operation comes from the execution that holds the lock."""
@@ -123,7 +124,7 @@ def lock_all(using: str, ids: Collection[EntityInstanceId], now: datetime) -> di
     """
     locked: dict[str, LockedEntity] = {}
     while missing := [entity_id for entity_id in ids if str(entity_id) not in locked]:
-        keys = []
+        keys: list[int] = []
         for name, key in ((entity_id.entity, entity_id.key) for entity_id in missing):
             create(using, (name, key), now)
             keys += Entity.objects.using(using).filter(name=name, key=key).values_list("pk", flat=True)
@@ -141,7 +142,11 @@ def exists(using: str, address: Address) -> bool:
 
 
 def operations(cursor: CursorWrapper, entity: LockedEntity, now: datetime, limit: int) -> list[Operation]:
-    """Return the oldest operations that the locked entity may perform now: while it is held, the holder's."""
+    """Return the oldest operations that the locked entity may perform now: while it is held, the holder's.
+
+    They come in the order in which they were sent, and signals that were sent for later among what was sent
+    when they became due. The clocks of senders differ; the numbers of rows tell better who was first.
+    """
     vendor = cursor.db.vendor
     held = ""
     parameters: list[Any] = [*_address(entity), clock.to_database(cursor.db.alias, now)]
@@ -151,14 +156,16 @@ def operations(cursor: CursorWrapper, entity: LockedEntity, now: datetime, limit
     cursor.execute(
         f"SELECT o.id, o.kind, o.operation, o.input, o.instance_id,"
         f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = o.instance_id),"
-        f" o.execution_id, o.task_id, o.request, o.lock_set, o.position"
+        f" o.execution_id, o.task_id, o.request, o.lock_set, o.position, o.tries"
         f" FROM {table(EntityOperation, vendor)} o"
         f" WHERE o.name = %s AND o.{rows.column(EntityOperation, 'key', vendor)} = %s"
-        f" AND o.visible_at <= %s{held} ORDER BY o.visible_at, o.id LIMIT %s",
+        f" AND o.visible_at <= %s{held} ORDER BY CASE WHEN o.visible_at > o.created_at THEN o.visible_at ELSE"
+        f" MAX(CASE WHEN o.visible_at <= o.created_at THEN o.created_at END) OVER (ORDER BY o.id) END, o.id"
+        f" LIMIT %s",
         [*parameters, limit],
     )
     return [
-        Operation._make((*row[:9], json.loads(row[9]) if row[9] else [], row[10]))
+        Operation._make((*row[:9], json.loads(row[9]) if row[9] else [], *row[10:]))
         for row in cursor.fetchall()
     ]
 

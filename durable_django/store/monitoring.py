@@ -16,7 +16,7 @@ from django.conf import settings as django_settings
 from django.db import connections
 from django.db.models import BooleanField, Count, F, Min, Q, QuerySet, TextField, Value
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Left, TruncHour
+from django.db.models.functions import Greatest, Left, TruncHour
 from django.db.models.lookups import Exact
 
 from durable_django.conf import settings
@@ -373,7 +373,10 @@ def backlogs(using: str) -> Backlogs:
             "start_at",
         ),
         _backlog(ActivityTask.objects.using(using).filter(visible_at__lte=present), "visible_at"),
-        _backlog(EntityOperation.objects.using(using).filter(visible_at__lte=present), "visible_at"),
+        _backlog(
+            EntityOperation.objects.using(using).filter(visible_at__lte=present),
+            Greatest("created_at", "visible_at"),
+        ),
         _backlog(Timer.objects.using(using).filter(fire_at__lte=present), "fire_at"),
     )
 
@@ -458,7 +461,7 @@ def _latest_parts(instances: QuerySet[Instance]) -> Iterator[Q]:
     yield Q(instance__in=whole)
 
 
-def _backlog(query: QuerySet[Any], field: str) -> Backlog:
-    found = query.aggregate(count=Count("pk"), oldest=Min(field))
+def _backlog(query: QuerySet[Any], since: str | Greatest) -> Backlog:
+    found = query.aggregate(count=Count("pk"), oldest=Min(since))
     oldest = found["oldest"]
     return Backlog(found["count"], None if oldest is None else clock.from_orm(oldest))

@@ -34,6 +34,9 @@ FIELDS = (
     "visible_at",
 )
 
+_AT_ONCE = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
+"""Earlier than any worker's clock, whatever the sender's says."""
+
 Address = tuple[str, str]
 """An entity's name and key."""
 
@@ -58,7 +61,7 @@ class NewOperation:
 def add(cursor: CursorWrapper, new: Sequence[NewOperation], now: datetime) -> None:
     """Put operations into inboxes, in this order."""
     using = cursor.db.alias
-    present = clock.to_database(using, now)
+    present, at_once = clock.to_database(using, now), clock.to_database(using, _AT_ONCE)
     rows.insert(
         cursor,
         EntityOperation,
@@ -77,7 +80,9 @@ def add(cursor: CursorWrapper, new: Sequence[NewOperation], now: datetime) -> No
                 json.dumps(list(operation.lock_set)) if operation.lock_set else None,
                 operation.position,
                 present,
-                present if operation.due is None else clock.to_database(using, operation.due),
+                at_once
+                if operation.due is None or operation.due <= now
+                else clock.to_database(using, operation.due),
             )
             for operation in new
         ],

@@ -13,10 +13,10 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.models import F
 
-from durable_django.models import Instance, Worker
+from durable_django.models import EntityOperation, Instance, Worker
 from durable_django.store import activities, bundles, clock, wakeup
 
-_VITAL = ("identity", "host", "pid", "pid_namespace", "last_heartbeat_at", "suspect")
+_VITAL = ("identity", "host", "pid", "pid_namespace", "last_heartbeat_at", "suspect", "suspect_operation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,11 @@ def suspect(using: str, identity: str, instance: int | None) -> None:
     Worker.objects.using(using).filter(identity=identity).update(suspect_id=instance)
 
 
+def suspect_operation(using: str, identity: str, operation: int | None) -> None:
+    """Note which operation of an entity is to blame if this process dies now."""
+    Worker.objects.using(using).filter(identity=identity).update(suspect_operation_id=operation)
+
+
 def remove(using: str, identity: str) -> None:
     """Take this process out: it ends as it should."""
     Worker.objects.using(using).filter(identity=identity).delete()
@@ -139,6 +144,9 @@ def bury_dead(using: str, silence: timedelta) -> int:
             activities.release_of(using, worker.identity)
             if worker.suspect_id is not None:
                 Instance.objects.using(using).filter(pk=worker.suspect_id).update(tries=F("tries") + 1)
+            if worker.suspect_operation_id is not None:
+                suspected = EntityOperation.objects.using(using).filter(pk=worker.suspect_operation_id)
+                suspected.update(tries=F("tries") + 1)
             worker.delete()
             buried += 1
     return buried

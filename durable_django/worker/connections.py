@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
@@ -54,3 +55,18 @@ def tidy() -> None:
                 connection._durable_close_at = kept_until
             connection.close_at = kept_until[1]
         connection.close_if_unusable_or_obsolete()
+
+
+def is_lost(using: str) -> bool:
+    """Tell whether this thread's connection is good for nothing."""
+    try:
+        return not connections[using].is_usable()
+    except DatabaseError:
+        return True
+
+
+def close_if_lost(using: str) -> None:
+    """Let the next statement have a new connection, if there is one that is good for nothing."""
+    connection = connections[using]
+    if connection.connection is not None and is_lost(using):
+        connection.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,10 +34,13 @@ from durable_django.store.instances import NewInstance
 from durable_django.store.operations import Address, NewOperation
 from durable_django.store.savepoints import SavepointOnUse
 from durable_django.store.scope import Served
+from durable_django.worker.connections import close_if_lost
 
 logger = logging.getLogger("durable_django.worker")
 
 BATCH_OPERATIONS = 200
+
+_MOST_TRIES = 3
 
 BATCH_SECONDS = 1.0
 """After this long a turn ends, with whatever it has performed: others wait for its locks."""
@@ -47,22 +51,74 @@ class EntityReport:
     """What an entity's turn did, once it is committed.
 
     ``instances`` and ``entities`` have something to do now. ``has_more`` says that this one may have, too,
-    ``is_under_way`` that the entity was locked: what goes wrong from there on is the operations' doing.
+    ``is_suspect`` that its next operation may be what killed a worker.
     """
 
     performed: int = 0
     instances: set[int] = field(default_factory=set)
     entities: set[Address] = field(default_factory=set)
     has_more: bool = False
-    is_under_way: bool = False
+    is_suspect: bool = False
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What is known of the operations that break the transaction, over the turns that it takes to find them.
+
+    ``limit`` is how many one turn performs; with ``only``, it is that one or none. ``begun`` and ``current``
+    are of the last turn: how many operations it began, and the one whose code ran when it broke.
+    """
+
+    limit: int
+    only: int | None = None
+    leaves_suspects: bool = False
+    begun: int = 0
+    current: int | None = None
+    broken: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, FailureDetails] = field(default_factory=dict)
+
+    def begin_turn(self) -> None:
+        """Forget where the last turn stood."""
+        self.begun, self.current = 0, None
+
+    def ends_before(self, op: Operation) -> bool:
+        """Tell whether ``op`` is not to be performed along with what this turn has begun, or at all."""
+        if self.only is not None:
+            return op.pk != self.only
+        return bool(self.begun) and op.pk in self.broken
+
+    def begin(self, op: Operation) -> None:
+        """Note that ``op`` is to blame for what happens now."""
+        self.begun, self.current = self.begun + 1, op.pk
+
+    def end(self) -> None:
+        """Note that all code has run: what happens now may be due to any of it."""
+        if self.begun > 1:
+            self.current = None
+
+    def blame(self, error: Exception) -> None:
+        """Draw the conclusions from a turn that broke with ``error``; raises it where there are none.
+
+        The operation that was being performed is performed by itself from now on, and refused the third time.
+        What broke at the commit may be any of them: half as many are tried.
+        """
+        culprit = self.current
+        if not self.begun or culprit in self.refused:
+            raise error
+        if culprit is None:
+            self.limit = max(1, self.begun // 2)
+            return
+        self.broken[culprit] = self.broken.get(culprit, 0) + 1
+        if self.broken[culprit] == _MOST_TRIES:
+            self.refused[culprit] = FailureDetails.from_exception(error)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """What the operations of one turn have led to so far; with a ``refusal``, no operation is performed."""
+    """What the operations of one turn have led to so far."""
 
     now: datetime
-    refusal: FailureDetails | None = None
+    trial: _Trial
     consumed: list[int] = field(default_factory=list)
     messages: list[NewMessage] = field(default_factory=list)
     sent: list[NewOperation] = field(default_factory=list)
@@ -92,49 +148,68 @@ class EntityProcessor:
         """Return when the next signal is due, if one is."""
         return entities.next_due(self.using, clock.now())
 
-    def run(self, address: Address) -> EntityReport:
-        """Perform an entity's operations, if nobody else does.
+    def run(self, address: Address, *, leave_suspects: bool = False) -> EntityReport:
+        """Perform an entity's operations, if nobody else does; with ``leave_suspects``, none that may kill.
 
-        A batch that cannot be written, or deadlocks, is tried again with its first operation alone; if that
-        goes wrong as well, the operation has failed.
+        An operation that breaks the transaction, or deadlocks, is tried again by itself, once those before it
+        are performed; the third time, it has failed.
 
         Raises:
             django.db.Error: The database is away, or gives no access.
         """
-        error: Exception | None = None
-        for limit in (BATCH_OPERATIONS, 1, 1):
-            report = EntityReport()
-            try:
-                self._commit(address, limit, report)
-            except Exception as raised:
-                if not report.is_under_way or not connections[self.using].is_usable():
-                    raise
-                logger.warning("An operation of @%s@%s is tried again alone", *address, exc_info=True)
-                error = raised
-            else:
-                return report
-        assert error is not None
-        report = EntityReport()
-        self._commit(address, 1, report, FailureDetails.from_exception(error))
-        return report
+        return self._run(address, _Trial(BATCH_OPERATIONS, leaves_suspects=leave_suspects))
 
-    def _commit(
-        self, address: Address, limit: int, report: EntityReport, refusal: FailureDetails | None = None
-    ) -> None:
+    def run_noted(self, address: Address, note: Callable[[int | None], None]) -> EntityReport:
+        """Perform one operation, and tell ``note`` its key beforehand, and None afterwards.
+
+        Raises:
+            django.db.Error: The database is away, or gives no access.
+        """
+        first = self._first(address)
+        if first is None:
+            return EntityReport()
+        note(first)
+        try:
+            return self._run(address, _Trial(1, only=first))
+        finally:
+            note(None)
+
+    def _run(self, address: Address, trial: _Trial) -> EntityReport:
+        while True:
+            trial.begin_turn()
+            try:
+                return self._commit(address, trial)
+            except Exception as error:
+                close_if_lost(self.using)
+                connections[self.using].ensure_connection()
+                trial.blame(error)
+                logger.warning("Operations of @%s@%s are tried again", *address, exc_info=True)
+
+    def _first(self, address: Address) -> int | None:
+        """Return the key of the operation that the entity would perform now."""
+        now = clock.now()
+        entities.create(self.using, address, now)
+        with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
+            entity = entities.lock(cursor, address)
+            waiting = entity and entities.operations(cursor, entity, now, 1)
+            return waiting[0].pk if waiting else None
+
+    def _commit(self, address: Address, trial: _Trial) -> EntityReport:
+        report = EntityReport()
         now = clock.now()
         if not entities.exists(self.using, address):
             entities.create(self.using, address, now)
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             entity = entities.lock(cursor, address)
             if entity is None:
-                return
-            report.is_under_way = True
-            waiting = entities.operations(cursor, entity, now, limit)
+                return report
+            waiting = entities.operations(cursor, entity, now, trial.limit)
             if waiting:
-                report.has_more = len(waiting) == limit
-                batch = _Batch(now, refusal)
+                report.has_more = len(waiting) == trial.limit
+                batch = _Batch(now, trial)
                 self._perform_all(cursor, entity, waiting, batch, report)
                 self._write(cursor, entity, batch, report)
+        return report
 
     def _perform_all(
         self,
@@ -146,14 +221,17 @@ class EntityProcessor:
     ) -> None:
         owners = [op.instance for op in waiting if op.kind == entities.LOCK and op.instance is not None]
         live = entities.live_executions(cursor, owners)
+        trial = batch.trial
         until = time.monotonic() + BATCH_SECONDS
         for op in waiting:
             if entity.holder is not None and not op.is_of(entity.holder):
                 report.has_more = True  # Granted in this very batch: for others it is closed now.
                 continue
-            if batch.consumed and time.monotonic() > until:
+            report.is_suspect = trial.leaves_suspects and 0 < op.tries < settings.MAX_TRIES
+            if report.is_suspect or trial.ends_before(op) or (trial.begun and time.monotonic() > until):
                 report.has_more = True
-                return
+                break
+            trial.begin(op)
             batch.consumed.append(op.pk)
             if op.kind == entities.LOCK:
                 self._grant(entity, op, live, batch)
@@ -161,9 +239,13 @@ class EntityProcessor:
                 if entity.holder == (op.instance, op.execution_id, op.request):
                     entity.holder, batch.is_changed = None, True
                     report.has_more = True
-                    return  # What it has held back comes before what came meanwhile.
+                    break  # What it has held back comes before what came meanwhile.
             else:
                 self._perform(entity, op, batch)
+            if op.pk in trial.broken:
+                report.has_more = True
+                break
+        trial.end()
 
     # ---------------------------------------------------------------- locks
 
@@ -195,8 +277,14 @@ class EntityProcessor:
     # ---------------------------------------------------------------- operations
 
     def _perform(self, entity: LockedEntity, op: Operation, batch: _Batch) -> None:
-        if batch.refusal is not None:
-            self._answer(op, None, batch.refusal, batch)
+        refusal = batch.trial.refused.get(op.pk)
+        if op.tries >= settings.MAX_TRIES:
+            refusal = _exhaustion()
+        if refusal is not None:
+            logger.error(
+                "Operation %r of %s is given up: %s", op.operation, entity.entity_id, refusal.message
+            )
+            self._answer(op, None, refusal, batch)
             return
         context = EntityContext(
             op.instance_id or "",
@@ -279,6 +367,11 @@ class EntityProcessor:
             input=start.payload,
             start_at=now,
         )
+
+
+def _exhaustion() -> FailureDetails:
+    message = f"Given up after {settings.MAX_TRIES} tries: each time the worker that performed it died"
+    return FailureDetails(message, "durable_django.worker.TooManyTries")
 
 
 async def _awaited(value: Any) -> Any:

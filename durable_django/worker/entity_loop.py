@@ -26,7 +26,8 @@ _BATCH_ENTITIES = 200
 class EntityLoop:
     """Runs entities' turns, each entity in one thread at a time, so that a slow one holds up no other.
 
-    ``moved`` is told which instances have something to do now.
+    ``moved`` is told which instances have something to do now. ``careful`` tells whether a worker has died
+    lately: each operation is performed by itself then, and ``note`` is told beforehand which it is.
     """
 
     def __init__(
@@ -36,11 +37,16 @@ class EntityLoop:
         threads: int,
         poll_interval: Callable[[], float],
         moved: Callable[[Iterable[int]], None],
+        careful: Callable[[], bool] = lambda: False,
+        note: Callable[[int | None], None] = lambda _: None,
         outbox: wakeup.Outbox,
     ) -> None:
         self._processor = processor
         self._poll_interval = poll_interval
         self._moved = moved
+        self._careful = careful
+        self._note = note
+        self._alone = threading.Lock()
         self._outbox = outbox
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -165,7 +171,12 @@ class EntityLoop:
 
     def _run(self, address: Address) -> EntityReport:
         try:
-            return self._processor.run(address)
+            if not self._careful():
+                report = self._processor.run(address, leave_suspects=True)
+                if report.performed or not report.is_suspect:
+                    return report
+            with self._alone:  # There is one note.
+                return self._processor.run_noted(address, self._note)
         except BaseException:  # Without this thread, the worker would only look alive.
             logger.exception("The operations of @%s@%s could not be performed", *address)
             with suppress(Exception):

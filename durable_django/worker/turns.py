@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import chain
 
 from django.db import Error as DatabaseError
-from django.db import IntegrityError, InterfaceError, OperationalError, connections
+from django.db import IntegrityError, InterfaceError, OperationalError
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.conf import settings
@@ -42,6 +42,7 @@ from durable_django.store.scope import Scope
 from durable_django.worker.activities import ActivityResult
 from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
+from durable_django.worker.connections import close_if_lost, is_lost
 from durable_django.worker.feeds import Feed, Results
 from durable_django.worker.guard import no_queries
 from durable_django.worker.intake import SMALL_BATCH, Intake
@@ -141,7 +142,7 @@ class TurnProcessor:
             logger.exception("The turn of instance %s failed", key)
             self._last_errors[key] = error
             if not isinstance(error, OperationalError):  # Deadlocks and timeouts are nobody's fault.
-                _close_if_lost(self.using)
+                close_if_lost(self.using)
                 instances.count_try(self.using, key)
                 failures.give_up(self.using, key, settings.MAX_TRIES, self._exhaustion(key))
             return Report(alone={key}, lost_results=list(results))
@@ -392,18 +393,4 @@ def _as_left(feed: Feed, next_sequence: int) -> Claimed:
 
 def _is_away(using: str, error: Exception) -> bool:
     """Tell whether the connection is lost, rather than one statement refused."""
-    return isinstance(error, OperationalError | InterfaceError) and _is_lost(using)
-
-
-def _is_lost(using: str) -> bool:
-    try:
-        return not connections[using].is_usable()
-    except DatabaseError:
-        return True
-
-
-def _close_if_lost(using: str) -> None:
-    """Let the next statement have a new connection, if there is one that is good for nothing."""
-    connection = connections[using]
-    if connection.connection is not None and _is_lost(using):
-        connection.close()
+    return isinstance(error, OperationalError | InterfaceError) and is_lost(using)

@@ -124,6 +124,10 @@ class Upkeep:
         """Note whose code runs next, in case it kills this process."""
         workers.suspect(self._using, self._identity, instance)
 
+    def note_operation(self, operation: int | None) -> None:
+        """Note which operation of an entity is performed next, in case it kills this process."""
+        workers.suspect_operation(self._using, self._identity, operation)
+
     def start(self) -> None:
         """Start the threads."""
         self._beat_at = time.monotonic() + settings.HEARTBEAT_SECONDS

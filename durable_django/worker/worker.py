@@ -281,6 +281,8 @@ class _Running:
             threads=concurrency.entity_threads,
             poll_interval=self._longest_pause,
             moved=self.loop.touch,
+            careful=self._upkeep.is_careful,
+            note=self._upkeep.note_operation,
             outbox=self._outbox,
         )
         self.loop.tell_of_entities(self._entities.submit)

@@ -198,6 +198,25 @@ def killer(ctx: task.OrchestrationContext, after: int) -> Steps:
     os._exit(1)
 
 
+@durable_django.entity
+def grave(ctx: entities.EntityContext, mourner: str) -> list[str]:
+    """End the worker's process, or remember who came."""
+    if ctx.operation == "kill":
+        os._exit(1)
+    ctx.set_state([*ctx.get_state(list, []), mourner])
+    return ctx.get_state(list, [])
+
+
+@durable_django.orchestrator
+def digger(ctx: task.OrchestrationContext, key: str) -> Steps:
+    """Call what kills the worker, and go on."""
+    target = entities.EntityInstanceId("grave", key)
+    try:
+        yield ctx.call_entity(target, "kill")
+    except task.TaskFailedError as error:
+        return [str(error), (yield ctx.call_entity(target, "visit", "digger"))]
+
+
 @durable_django.orchestrator
 def hanger(ctx: task.OrchestrationContext, _: Any) -> Steps:
     """Never pause."""

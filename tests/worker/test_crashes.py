@@ -1,4 +1,4 @@
-"""Orchestrators that take their worker down, or never let go of it, in real processes."""
+"""Orchestrators and operations that take their worker down, or never let go of it, in real processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from django.db import connection
 
 from durable_django.client import DurableTaskClient
-from durable_django.models import Instance, InstanceStatus, Worker
+from durable_django.entities import EntityInstanceId
+from durable_django.models import Entity, EntityOperation, Instance, InstanceStatus, Worker
 from tests.processes.pack import Pack, is_alive
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
@@ -75,6 +76,39 @@ def test_an_orchestrator_that_kills_its_worker_fails_and_takes_nobody_with_it(
     for instance_id in innocent:
         instance = Instance.objects.get(instance_id=instance_id)
         assert (instance.status, instance.output, instance.tries) == (InstanceStatus.COMPLETED, "3", 0)
+
+
+def test_an_operation_that_kills_its_worker_fails_and_takes_nobody_with_it(
+    command_environment: dict[str, str], tmp_path: Path
+) -> None:
+    client = DurableTaskClient()
+    keys = [str(number) for number in range(5)]
+    for key in keys:
+        client.signal_entity(EntityInstanceId("grave", key), "visit", "before")
+    client.schedule_new_orchestration("digger", input="3", instance_id="digger")
+    for key in keys:
+        client.signal_entity(EntityInstanceId("grave", key), "visit", "after")
+
+    def has_ended() -> bool:
+        return status("digger") == InstanceStatus.COMPLETED
+
+    starts = 0
+    with Pack(command_environment, tmp_path / "log", **_SETTINGS) as pack:
+        while not has_ended():
+            assert starts <= 3 + 1, pack.log()
+            starts += 1
+            pid = pack.start()
+            wait_for(lambda pid=pid: not is_alive(pid) or has_ended(), "death of the worker")  # type: ignore[misc]
+        wait_for(lambda: not EntityOperation.objects.exists(), "end of the others")
+    assert starts == 1 + 3 + 1
+    output = Instance.objects.get(instance_id="digger").output
+    assert output is not None
+    failure, visitors = json.loads(output)
+    assert "Given up after 3 tries: each time the worker that performed it died" in failure
+    assert visitors == ["before", "after", "digger"]
+    for key in keys:
+        found = Entity.objects.get(name="grave", key=key)
+        assert json.loads(found.state or "") == ["before", "after"] + ["digger"] * (key == "3")
 
 
 def test_an_orchestrator_that_hangs_is_named_and_counted_against_when_its_worker_is_killed(

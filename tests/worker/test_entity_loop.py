@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,9 @@ class HeldProcessor:
     def __init__(self) -> None:
         self.waiting: set[Address] = set()
         self.begun: list[Address] = []
+        self.noted: list[int | None] = []
+        self.suspect: Address | None = None
+        self.is_careful = False
         self.go_on = threading.Event()
         self.looks = 0
 
@@ -40,11 +43,19 @@ class HeldProcessor:
     def next_due(self) -> datetime | None:
         return None
 
-    def run(self, address: Address) -> EntityReport:
+    def run(self, address: Address, *, leave_suspects: bool) -> EntityReport:
+        if leave_suspects and address == self.suspect:
+            return EntityReport(is_suspect=True)
         self.begun.append(address)
         assert self.go_on.wait(TIMEOUT)
         self.waiting.discard(address)
         return EntityReport(performed=1, has_more=address == A)
+
+    def run_noted(self, address: Address, note: Callable[[int | None], None]) -> EntityReport:
+        note(1)
+        report = self.run(address, leave_suspects=False)
+        note(None)
+        return report
 
 
 @pytest.fixture
@@ -60,6 +71,8 @@ def loop(processor: HeldProcessor) -> Iterator[EntityLoop]:
         threads=1,
         poll_interval=lambda: 0.01,
         moved=lambda _: None,
+        careful=lambda: processor.is_careful,
+        note=processor.noted.append,
         outbox=wakeup.Outbox("default"),
     )
     loop.start()
@@ -100,3 +113,21 @@ def test_a_drained_loop_ends_when_it_is_stopped(processor: HeldProcessor, loop: 
     assert loop.is_idle
     loop.stop()
     assert processor.begun == []
+
+
+def test_after_a_death_each_operation_is_noted(processor: HeldProcessor, loop: EntityLoop) -> None:
+    processor.is_careful = True
+    processor.waiting = {B}
+    processor.go_on.set()
+    loop.hint()
+    eventually(lambda: loop.is_idle and processor.waiting == set())
+    assert processor.noted == [1, None]
+
+
+def test_a_suspect_is_noted_whenever_it_comes(processor: HeldProcessor, loop: EntityLoop) -> None:
+    processor.suspect = B
+    processor.waiting = {A, B}
+    processor.go_on.set()
+    loop.hint()
+    eventually(lambda: loop.is_idle and processor.waiting == set())
+    assert processor.noted == [1, None]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from durable_django import task
-from durable_django.models import ActivityTask, Instance, Worker
+from durable_django.entities import EntityInstanceId
+from durable_django.models import ActivityTask, EntityOperation, Instance, Worker
 from durable_django.store import clock, workers
 from durable_django.store.monitoring import WorkerState, worker_state
 from durable_django.store.workers import Load
@@ -186,8 +187,10 @@ def test_what_the_dead_had_leased_is_given_back(is_draining: bool, is_drained: b
         "draining_since": clock.aware(now) if is_draining else None,
         "drained_at": clock.aware(now) if is_draining and is_drained else None,
     }
+    client().signal_entity(EntityInstanceId("counter", "c"), "add")
+    operation = EntityOperation.objects.get()
     factories.make_worker("alive", silent=1, **marks)
-    factories.make_worker("dead", silent=61, suspect=instance, **marks)
+    factories.make_worker("dead", silent=61, suspect=instance, suspect_operation=operation, **marks)
 
     assert workers.bury_dead("default", SILENCE) == 1
 
@@ -197,6 +200,7 @@ def test_what_the_dead_had_leased_is_given_back(is_draining: bool, is_drained: b
     assert given_back.visible_at == given_back.created_at
     assert (kept.lease_token, kept.worker, kept.visible_at) == (2, "alive", later)
     assert Instance.objects.get().tries == 1
+    assert EntityOperation.objects.get().tries == 1
     # Who would mark it, or take its mark away, is told that it is gone.
     for mark in (True, False):
         assert not workers.mark("default", "dead", is_draining=mark)
