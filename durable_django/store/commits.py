@@ -71,13 +71,15 @@ class Committed:
 
     ``leased`` is for this worker to run. ``unleased`` says that activities were left to whoever claims them.
     ``touched`` are the keys of other instances that have something to do now, ``entities`` the entities that
-    have; ``timers`` the times at which instances have something to do later.
+    have; ``timers`` the times at which instances have something to do later, and ``sends_later`` says that
+    some entity will have.
     """
 
     leased: list[Leased] = field(default_factory=list)
     unleased: bool = False
     touched: set[int] = field(default_factory=set)
     entities: set[Address] = field(default_factory=set)
+    sends_later: bool = False
     timers: list[tuple[datetime, int]] = field(default_factory=list)
 
 
@@ -424,6 +426,7 @@ class Batch:
         self._result.entities.update(
             (operation.target.entity, operation.target.key) for operation in sent if operation.due is None
         )
+        self._result.sends_later = any(operation.due is not None for operation in sent)
 
     def _find(self, instance_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
         vendor = self._cursor.db.vendor

@@ -51,7 +51,8 @@ class EntityReport:
     """What an entity's turn did, once it is committed.
 
     ``instances`` and ``entities`` have something to do now. ``has_more`` says that this one may have, too,
-    ``is_suspect`` that its next operation may be what killed a worker.
+    ``is_suspect`` that its next operation may be what killed a worker, ``sends_later`` that some entity will
+    have something to do.
     """
 
     performed: int = 0
@@ -59,6 +60,7 @@ class EntityReport:
     entities: set[Address] = field(default_factory=set)
     has_more: bool = False
     is_suspect: bool = False
+    sends_later: bool = False
 
 
 @dataclass(slots=True)
@@ -354,6 +356,7 @@ class EntityProcessor:
         started = instances.add(cursor, [self._new_instance(start, now) for start in batch.starts], now)
         report.instances = {message.instance for message in batch.messages} | set(started.values())
         report.entities = {(sent.target.entity, sent.target.key) for sent in batch.sent if sent.due is None}
+        report.sends_later = any(sent.due is not None for sent in batch.sent)
 
     def _new_instance(self, start: Start, now: datetime) -> NewInstance:
         registered = self._registry.orchestrators.get(start.name)

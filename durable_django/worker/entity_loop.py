@@ -109,7 +109,8 @@ class EntityLoop:
         self._wake.set()
 
     def submit(self, addresses: Iterable[Address]) -> None:
-        """Have entities perform their operations."""
+        """Have entities perform their operations, here or, if they are not served here, elsewhere."""
+        leaves = False
         with self._lock:
             if self._is_draining:
                 return  # The tables have it, for other workers.
@@ -119,6 +120,10 @@ class EntityLoop:
                 elif self._processor.served.takes_name(address[0]):
                     self._queued.add(address)
                     self._queue.put(address)
+                else:
+                    leaves = True
+        if leaves:
+            self._outbox.work(self.hint)
 
     # ---------------------------------------------------------------- the threads
 
@@ -197,5 +202,5 @@ class EntityLoop:
             self._outbox.work(self.hint)
         more = {address} if (again or report.has_more) and report.performed else set[Address]()
         self.submit(report.entities | more)
-        if again and not report.performed:
+        if report.sends_later or (again and not report.performed):
             self.hint()

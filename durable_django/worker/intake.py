@@ -107,6 +107,11 @@ class Intake:
                 instance.pk for instance in self._scan(cursor, work, clock.now(), self._batch_instances)()
             }
 
+    def next_due(self) -> datetime | None:
+        """Return when something will be ready that is not yet."""
+        with connections[self._using].cursor() as cursor:
+            return claims.ask_next_due(cursor, clock.now())()
+
     def slots(self, work: Work) -> Slots:
         """Return what counts how many activities a batch may lease."""
         registered = self._options.registry.activities.values()
@@ -141,7 +146,7 @@ class Intake:
         if arrivals is None:
             receivers = sorted(instance.pk for instance in movable if instance.may_have_messages)
             arrivals = inbox.ask(cursor, receivers, now, settings.BATCH_EVENTS)
-        next_due = claims.ask_next_due(cursor, now) if work.scan and not found else None
+        next_due = claims.ask_next_due(cursor, now) if work.looks and not found else None
         if work.claim_activities:
             self._claim_activities(cursor, slots, now, report)
         if next_due is not None:

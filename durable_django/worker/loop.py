@@ -67,6 +67,7 @@ class TurnLoop:
         self._processor = processor
         self._pool = pool
         self._entities_touched: Callable[[Iterable[Address]], None] = lambda _: None
+        self._entities_delayed: Callable[[], None] = lambda: None
         self._activities_changed: Callable[[], None] = lambda: None
         self._poll_interval = poll_interval
         self._careful = careful
@@ -115,9 +116,11 @@ class TurnLoop:
         self._touched.extend(keys)
         self._wake.set()
 
-    def tell_of_entities(self, receiver: Callable[[Iterable[Address]], None]) -> None:
-        """Have ``receiver`` told which entities have something to do."""
-        self._entities_touched = receiver
+    def tell_of_entities(
+        self, receiver: Callable[[Iterable[Address]], None], later: Callable[[], None]
+    ) -> None:
+        """Have ``receiver`` told which entities have something to do, and ``later`` when some will have."""
+        self._entities_touched, self._entities_delayed = receiver, later
 
     def tell_of_activities(self, receiver: Callable[[], None]) -> None:
         """Have ``receiver`` told when activities were left to be claimed, or have ended."""
@@ -303,6 +306,8 @@ class TurnLoop:
         self.turns += len(report.moved)
         committed = report.committed
         self._entities_touched(committed.entities)
+        if committed.sends_later:
+            self._entities_delayed()
         if work.results or committed.unleased:
             self._activities_changed()
         self._keys |= committed.touched | report.again
@@ -354,7 +359,9 @@ class TurnLoop:
             results.setdefault(result.leased.instance, []).append(result)
         keys = work.keys | set(results)
         if work.looks:
-            keys |= self._processor.intake.peek(work.starts)
+            found = self._processor.intake.peek(work.starts)
+            keys |= found
+            total.next_due = None if found else self._processor.intake.next_due()
         for key in sorted(keys):
             self._note(key)
             report = self._move_alone(key, results.get(key, ()))
@@ -415,12 +422,12 @@ class TurnLoop:
             self._pause = polling.SHORTEST
         if work.scan:
             self._poll_at = time.monotonic() + self._pause
-            if report.next_due is not None:
-                seconds = (report.next_due - clock.now()).total_seconds()
-                self._poll_at = min(self._poll_at, time.monotonic() + seconds)
             self._pause = polling.longer(self._pause, self._poll_interval())
         elif report.missed or report.is_crowded or (work.looks and report.did_something):
             self._poll_at = min(self._poll_at, time.monotonic() + self._pause)
+        if report.next_due is not None:
+            seconds = (report.next_due - clock.now()).total_seconds()
+            self._poll_at = min(self._poll_at, time.monotonic() + seconds)
 
     def _survive(self) -> None:
         connections[self._using].close()

@@ -47,7 +47,7 @@ class Report:
     run, ``local_failures`` are those that failed. ``is_announced`` says that whoever waits in other processes
     has been told of ``ended``. ``is_full`` says that there may be more where this came from, ``is_crowded``
     that results have left no room to look, ``missed`` that an instance was held by somebody else,
-    ``next_due`` (of an empty scan) when something will be ready.
+    ``next_due`` (of a look that found nothing) when something will be ready.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -90,4 +90,5 @@ class Report:
         self.committed.unleased |= other.committed.unleased
         self.committed.touched |= other.committed.touched
         self.committed.entities |= other.committed.entities
+        self.committed.sends_later |= other.committed.sends_later
         self.committed.timers += other.committed.timers

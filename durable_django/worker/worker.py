@@ -285,7 +285,7 @@ class _Running:
             note=self._upkeep.note_operation,
             outbox=self._outbox,
         )
-        self.loop.tell_of_entities(self._entities.submit)
+        self.loop.tell_of_entities(self._entities.submit, self._entities.hint)
         self.loop.tell_of_activities(self._queue_loop.hint)
         self._presence = Presence(
             using, parts.row, self.loop, self._entities, self._queue_loop, self._pool, bundles=self._bundles

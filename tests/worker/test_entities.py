@@ -12,7 +12,7 @@ from django.contrib.auth.models import Group
 from django.db import OperationalError, connection, transaction
 
 from durable_django.conf import settings
-from durable_django.entities import EntityContext
+from durable_django.entities import EntityContext, EntityInstanceId
 from durable_django.models import EntityOperation, Instance
 from durable_django.store import clock, entities
 from durable_django.testing import VirtualClock
@@ -383,6 +383,18 @@ class TestTurns:
         assert report.entities == {("log", "log")}
         started = Instance.objects.get(instance_id="spent-1")
         assert report.instances == {instance("flow").pk, started.pk}
+
+    def test_the_report_says_that_something_comes_later(
+        self, town: Town, durable_clock: VirtualClock
+    ) -> None:
+        def remind(ctx: EntityContext, seconds: int) -> None:
+            due = durable_clock.now + timedelta(seconds=seconds) if seconds else None
+            ctx.signal_entity(EntityInstanceId("log", "log"), "note", seconds, signal_time=due)
+
+        town.registry.add_entity(remind, "remind")
+        for seconds in (0, 5):
+            signal("remind", "k", "go", seconds)
+            assert town.perform("remind", "k").sends_later is bool(seconds)
 
     def test_a_signal_that_is_rolled_back_was_never_sent(self, town: Town) -> None:
         with transaction.atomic():

@@ -18,7 +18,7 @@ from tests.acceptance.conftest import TIMEOUT, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-A, B = ("box", "a"), ("box", "b")
+A, B, C = ("box", "a"), ("box", "b"), ("box", "c")
 
 
 class HeldProcessor:
@@ -49,7 +49,7 @@ class HeldProcessor:
         self.begun.append(address)
         assert self.go_on.wait(TIMEOUT)
         self.waiting.discard(address)
-        return EntityReport(performed=1, has_more=address == A)
+        return EntityReport(performed=1, has_more=address == A, sends_later=address == C)
 
     def run_noted(self, address: Address, note: Callable[[int | None], None]) -> EntityReport:
         note(1)
@@ -63,18 +63,22 @@ def processor() -> HeldProcessor:
     return HeldProcessor()
 
 
-@pytest.fixture
-def loop(processor: HeldProcessor) -> Iterator[EntityLoop]:
+def make_loop(processor: HeldProcessor, poll_interval: float) -> EntityLoop:
     made: Any = processor
-    loop = EntityLoop(
+    return EntityLoop(
         made,
         threads=1,
-        poll_interval=lambda: 0.01,
+        poll_interval=lambda: poll_interval,
         moved=lambda _: None,
         careful=lambda: processor.is_careful,
         note=processor.noted.append,
         outbox=wakeup.Outbox("default"),
     )
+
+
+@pytest.fixture
+def loop(processor: HeldProcessor) -> Iterator[EntityLoop]:
+    loop = make_loop(processor, 0.01)
     loop.start()
     yield loop
     processor.go_on.set()
@@ -131,3 +135,25 @@ def test_a_suspect_is_noted_whenever_it_comes(processor: HeldProcessor, loop: En
     loop.hint()
     eventually(lambda: loop.is_idle and processor.waiting == set())
     assert processor.noted == [1, None]
+
+
+def test_signals_to_come_are_looked_for_at_once(processor: HeldProcessor) -> None:
+    loop = make_loop(processor, 2 * TIMEOUT)
+    loop._pause = 2 * TIMEOUT
+    processor.go_on.set()
+    loop.start()
+    try:
+        eventually(lambda: loop.is_idle and processor.looks == 1)
+        loop.submit([C])
+        eventually(lambda: processor.looks == 2)
+    finally:
+        loop.stop()
+
+
+def test_what_is_not_served_here_is_announced(processor: HeldProcessor, loop: EntityLoop) -> None:
+    processor.served = Served(names={"nobody": frozenset()})
+    told = threading.Event()
+    with wakeup.hub("default").worker(told.set, listen=False):
+        loop.submit([A])
+        assert told.wait(TIMEOUT)
+    assert processor.begun == []

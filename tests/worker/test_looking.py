@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from durable_django import task
+from durable_django.entities import EntityInstanceId
 from durable_django.models import ActivityTask, InstanceStatus
-from durable_django.store import wakeup
+from durable_django.store import clock, wakeup
 from durable_django.store.exchange import Exchange
+from durable_django.testing import VirtualClock
 from tests import factories
 from tests.worker.byhand import HandWorker, client, output, status
 
@@ -75,6 +78,35 @@ def test_a_hint_of_a_start_that_somebody_else_has_taken_leaves_an_idle_worker_id
 
     assert worker.loop.is_idle.is_set()
     assert worker.loop._poll_at == float("inf")
+
+
+@pytest.mark.parametrize("is_careful", [False, True])
+@pytest.mark.parametrize("hint", ["hint_start", "hint"])
+def test_a_start_to_come_is_not_slept_through(is_careful: bool, hint: str) -> None:
+    worker = settled(wait)
+    worker.careful = is_careful
+    worker.loop._pause = 1000.0
+    client().schedule_new_orchestration(wait, start_at=clock.now() + timedelta(seconds=5))
+
+    look(worker, hint)
+
+    assert worker.loop._poll_at <= time.monotonic() + 5
+
+
+def test_entities_learn_of_signals_to_come(durable_clock: VirtualClock) -> None:
+    def remind(ctx: task.OrchestrationContext, seconds: int) -> None:
+        due = ctx.current_utc_datetime + timedelta(seconds=seconds) if seconds else None
+        ctx.signal_entity(EntityInstanceId("log", "k"), "note", signal_time=due)
+
+    worker = settled(remind)
+    told: list[str] = []
+    worker.loop.tell_of_entities(lambda _: None, lambda: told.append("later"))
+    client().schedule_new_orchestration(remind, input=0)
+    look(worker, "hint_start")
+    assert told == []
+    client().schedule_new_orchestration(remind, input=5)
+    look(worker, "hint_start")
+    assert told == ["later"]
 
 
 def test_waking_up_for_nothing_leaves_an_idle_worker_idle() -> None:
