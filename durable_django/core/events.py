@@ -238,11 +238,16 @@ class SubOrchestrationInstanceFailedEvent(HistoryEvent):
 
 @dataclass(slots=True)
 class TimerCreatedEvent(HistoryEvent):
-    """The code (or a retry policy) started a durable timer."""
+    """The code (or a retry policy) started a durable timer.
+
+    One that is as long as may be has ``final_fire_at``: later than ``fire_at``, it is the end of the last of
+    the pieces that a longer one is made of.
+    """
 
     ROW: ClassVar[Row] = Row(task_id="event_id")
 
     fire_at: datetime
+    final_fire_at: datetime | None = None
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ from durable_django.core.retry import RetryPolicy
 from durable_django.core.sites import call_site, pause_site
 from durable_django.core.status import OrchestrationStatus
 from durable_django.core.tasks import CancellableTask, CompletableTask, RetryableTask, Task, TimerTask
+from durable_django.core.timers import Timers
 
 logger = logging.getLogger("durable_django.replay")
 
@@ -86,7 +87,7 @@ class Execution:
         self._task_ids = itertools.count(1)
         self._uuid_numbers = itertools.count()
         self._open: dict[int, CompletableTask[Any]] = {}
-        self._timers: dict[int, TimerTask] = {}
+        self._timers: Timers | None = None
         self._retried: dict[int, _Call] = {}
         self._failures = FailureLog()
         self._mailbox = Mailbox()
@@ -94,7 +95,6 @@ class Execution:
 
         self._undecided: dict[int, Decision] = {}
         self._appended: list[HistoryEvent] = []
-        self._cancelled_timers: list[int] = []
 
     # ---------------------------------------------------------------- what a worker calls
 
@@ -117,6 +117,18 @@ class Execution:
         if self._entities is None:
             self._entities = EntityCalls(self)
         return self._entities
+
+    @property
+    def timers(self) -> Timers:
+        """What the code waits for by the clock."""
+        if self._timers is None:
+            self._timers = Timers(self)
+        return self._timers
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the code decides nothing any more: it is being dropped."""
+        return self._sealed
 
     def replay(self, history: Iterable[HistoryEvent]) -> None:
         """Bring the code to where ``history`` ends.
@@ -149,9 +161,8 @@ class Execution:
                 self.now = max(self.now, event.fire_at)
         self.is_replaying = False
         self._appended = []
-        self._cancelled_timers = [
-            timer_id for timer_id in self._cancelled_timers if timer_id in self._undecided
-        ]
+        if self._timers is not None:
+            self._timers.begin_turn(self._undecided)
         if self._undecided:
             self._adopt_undecided()
         consumed = 0
@@ -208,9 +219,7 @@ class Execution:
 
     def schedule_timer(self, fire_at: datetime, then: Callable[[], None] | None = None) -> TimerTask:
         """Decide on a durable timer, or on the first piece of a long one, and return its task."""
-        timer = TimerTask(fire_at, then)
-        self._start_timer(timer, fire_at)
-        return timer
+        return self.timers.start(fire_at, then)
 
     def wait_for_event(self, name: str, data_type: Any) -> CancellableTask[Any]:
         """Return a task for the next event called ``name``: complete already if one is buffered."""
@@ -253,6 +262,8 @@ class Execution:
         """Find the decision that ``recorded`` was."""
         decided = self._undecided.pop(recorded.event_id, None)
         check_same(recorded, decided, pause_site(self._body) if decided is None else None)
+        if type(recorded) is events.TimerCreatedEvent:
+            self.timers.recall(recorded)
 
     def _adopt_undecided(self) -> None:
         """Take what replay decided beyond the history for new: code grew, or a rewind left rows out."""
@@ -266,20 +277,6 @@ class Execution:
     def _append(self, event: HistoryEvent) -> None:
         self._appended.append(event)
         self.length += 1
-
-    def _start_timer(self, timer: TimerTask, final: datetime) -> None:
-        """Decide on ``timer``, or on its next piece where ``final`` is further away than one timer may be."""
-        task_id = self.next_task_id()
-        longest = self.options.maximum_timer_interval
-        fire_at = self.now + longest if longest is not None and final - self.now > longest else final
-        self._timers[task_id] = timer
-        timer.set_cancel_handler(lambda: self._cancel_timer(task_id))
-        self.decide(events.TimerCreatedEvent(task_id, self.now, fire_at))
-
-    def _cancel_timer(self, task_id: int) -> None:
-        self._timers.pop(task_id, None)
-        if not self._sealed:
-            self._cancelled_timers.append(task_id)
 
     # ---------------------------------------------------------------- incoming events
 
@@ -372,18 +369,6 @@ class Execution:
 
         self.schedule_timer(self.now + delay, again)
 
-    def _fire(self, event: events.TimerFiredEvent) -> None:
-        timer = self._timers.pop(event.timer_id, None)
-        if timer is None:  # It was cancelled as it fired.
-            return
-        final = timer._final_fire_at
-        if final is not None and event.fire_at < final:
-            self._start_timer(timer, final)
-            return
-        timer.complete(None)
-        if timer._then is not None:
-            timer._then()
-
     def _raise(self, event: events.EventRaisedEvent) -> None:
         task = self._mailbox.deliver(event)
         if task is not None:
@@ -458,7 +443,7 @@ class Execution:
             custom_status=self.custom_status,
             sets_custom_status=self._sets_custom_status,
             waiting_for=[] if end else self._mailbox.awaited_names,
-            cancelled_timers=self._cancelled_timers,
+            cancelled_timers=self._timers.cancelled if self._timers is not None else [],
             has_open_timers=bool(self._timers),
             may_hold_locks=end is not None and not end.trusted,
             continue_as_new=end.continue_as_new if end else None,
@@ -475,7 +460,8 @@ class Execution:
         """
         end.cause = self._awaited = None
         self._open.clear()
-        self._timers.clear()
+        if self._timers is not None:
+            self._timers.clear()
 
     def _end_event(self, end: End) -> HistoryEvent:
         if end.continue_as_new is not None:
@@ -492,7 +478,7 @@ _HANDLERS: dict[type[HistoryEvent], Callable[[Execution, Any], None]] = {
     events.TaskFailedEvent: Execution._fail_task,
     events.SubOrchestrationInstanceCompletedEvent: Execution._complete,
     events.SubOrchestrationInstanceFailedEvent: Execution._fail_task,
-    events.TimerFiredEvent: Execution._fire,
+    events.TimerFiredEvent: lambda execution, event: execution.timers.fire(event),
     events.EventRaisedEvent: Execution._raise,
     events.EntityOperationCompletedEvent: lambda execution, event: execution.entities.complete(event),
     events.EntityOperationFailedEvent: lambda execution, event: execution.entities.fail(event),
