@@ -72,5 +72,7 @@ class Migration(migrations.Migration):
                 condition=Q(version__isnull=False),
             ),
         ),
-        migrations.RunPython(add_index_of_tags, remove_index_of_tags, elidable=False),
+        migrations.RunPython(
+            add_index_of_tags, remove_index_of_tags, hints={"model_name": "instance"}, elidable=False
+        ),
     ]

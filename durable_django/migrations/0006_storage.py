@@ -39,4 +39,8 @@ def _alter(apps: Any, schema_editor: Any, name: str, verb: str, parameters: list
 class Migration(migrations.Migration):
     dependencies: ClassVar = [("durable_django", "0005_workers")]
 
-    operations: ClassVar = [migrations.RunPython(set_parameters, reset_parameters, elidable=False)]
+    operations: ClassVar = [
+        migrations.RunPython(
+            set_parameters, reset_parameters, hints={"model_name": "instance"}, elidable=False
+        )
+    ]

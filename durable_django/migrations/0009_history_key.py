@@ -16,8 +16,11 @@ class RekeyHistory(migrations.SeparateDatabaseAndState):
     """
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        table, constraint, key = _quoted(schema_editor, to_state.apps.get_model(app_label, "HistoryEvent"))
+        model = to_state.apps.get_model(app_label, "HistoryEvent")
         vendor = schema_editor.connection.vendor
+        if not self.allow_migrate_model(schema_editor.connection.alias, model):
+            return
+        table, constraint, key = _quoted(schema_editor, model)
         if vendor == "postgresql":
             schema_editor.execute(
                 f"ALTER TABLE {table} DROP COLUMN id, DROP CONSTRAINT {constraint},"
@@ -32,8 +35,11 @@ class RekeyHistory(migrations.SeparateDatabaseAndState):
             _copy(schema_editor, app_label, from_state, to_state)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        table, constraint, key = _quoted(schema_editor, to_state.apps.get_model(app_label, "HistoryEvent"))
+        model = to_state.apps.get_model(app_label, "HistoryEvent")
         vendor = schema_editor.connection.vendor
+        if not self.allow_migrate_model(schema_editor.connection.alias, model):
+            return
+        table, constraint, key = _quoted(schema_editor, model)
         if vendor == "postgresql":
             schema_editor.execute(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
             schema_editor.execute(

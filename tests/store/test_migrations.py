@@ -98,3 +98,23 @@ def test_histories_can_be_dumped_and_loaded(form: str) -> None:
     for loaded in serializers.deserialize(form, dumped):
         loaded.save()
     assert history_of(instance) == before
+
+
+class Elsewhere:
+    """Keeps the app's tables out of every database."""
+
+    def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **_: Any) -> bool:
+        assert app_label != "durable_django" or model_name is not None
+        return app_label != "durable_django"
+
+
+@pytest.mark.usefixtures("latest")
+def test_a_database_that_a_router_keeps_the_tables_out_of_is_left_alone(settings: Any) -> None:
+    everything = MigrationExecutor(connection).loader.graph.leaf_nodes("durable_django")
+    nothing = [("durable_django", None)]
+    MigrationExecutor(connection).migrate(nothing)
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    for target in (everything, nothing):
+        MigrationExecutor(connection).migrate(target)
+        tables = connection.introspection.table_names()
+        assert not [name for name in tables if name.startswith("durable_django")]
