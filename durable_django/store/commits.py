@@ -388,7 +388,10 @@ class Batch:
 
     def _replace_finished(self, children: Sequence[NewInstance], added: dict[str, int]) -> list[NewInstance]:
         """Start children in place of finished instances of the same id, and return those that cannot be."""
-        wanted = {child.instance_id: child for child in children if child.instance_id not in added}
+        wanted: dict[str, NewInstance] = {}
+        for child in children:  # Here, too, the first of two.
+            if child.instance_id not in added:
+                wanted.setdefault(child.instance_id, child)
         keys = [pk for pk, status in self._find(wanted).values() if status in _TERMINAL]
         # Its lock makes sure that it stays finished: a restart may come at the same moment.
         finished = [holder for holder in claim_keys(self._cursor, keys) if holder.status in _TERMINAL]

@@ -198,6 +198,26 @@ def test_terminating_a_live_family_ends_all_of_it() -> None:
     assert_tables_are_empty()
 
 
+def test_the_first_of_two_children_with_one_id_has_it_though_it_is_a_finished_ones() -> None:
+    def echo(ctx: task.OrchestrationContext, word: str) -> str:
+        return word
+
+    def twins(ctx: task.OrchestrationContext, _: Any) -> Steps:
+        results = []
+        for child in [ctx.call_sub_orchestrator(echo, input=word, instance_id="twin") for word in "ab"]:
+            try:
+                results.append((yield child))
+            except task.TaskFailedError:
+                results.append("refused")
+        return results
+
+    worker = HandWorker(twins, echo)
+    for instance_id in ("new", "again"):
+        client().schedule_new_orchestration(twins, instance_id=instance_id)
+        worker.settle()
+        assert output(instance_id) == ["a", "refused"]
+
+
 def test_dropping_a_live_execution_decides_nothing() -> None:
     worker = hand()
     live(worker)
