@@ -345,7 +345,8 @@ class EntityOperation(models.Model):
 
     ``instance``, ``execution_id`` and ``task_id`` are the caller's, for the answer; a lock request has the
     whole ``lock_set``, and its ``position`` in it. It may be performed from ``visible_at`` on, which lies
-    after ``created_at`` only where the sender has asked for that. ``tries`` counts the workers that died of it.
+    after ``created_at`` only where the sender has asked for that. ``tries`` counts the workers that it has
+    killed.
     """
 
     name = models.CharField(_("name"), max_length=NAME_LENGTH)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from durable_django.core.ids import check_name
+from durable_django.core.ids import MAX_NAME_LENGTH, check_name, check_text
 from durable_django.core.serialization import PayloadCodec
 from durable_django.core.status import OrchestrationStatus
-from durable_django.store import clock
+from durable_django.core.times import naive_utc
+
+Q = TypeVar("Q")
+
+_HIGHEST_COUNT = 2**31 - 1
+_LONGEST_PREFIX = 2 * MAX_NAME_LENGTH + len("@@")
 
 
 def check_tags(tags: Any, codec: PayloadCodec) -> dict[str, str] | None:
@@ -37,7 +42,7 @@ def check_time(what: str, value: object) -> datetime | None:
         return None
     if not isinstance(value, datetime):
         raise TypeError(f"{what} must be a datetime, not {type(value).__name__}")
-    return clock.naive(value)
+    return naive_utc(what, value)
 
 
 def check_statuses(statuses: object) -> Sequence[OrchestrationStatus] | None:
@@ -57,6 +62,20 @@ def check_statuses(statuses: object) -> Sequence[OrchestrationStatus] | None:
     return found or None
 
 
+def check_prefix(what: str, value: object) -> str:
+    """Return what something is to begin with; None is nothing."""
+    return "" if value is None or value == "" else check_text(what, value, _LONGEST_PREFIX)
+
+
+def check_query(what: str, value: object, cls: type[Q]) -> Q:
+    """Return a query; for None, the one that asks for all."""
+    if value is None:
+        return cls()
+    if not isinstance(value, cls):
+        raise TypeError(f"{what} must be an {cls.__name__} or None, not {type(value).__name__}")
+    return value
+
+
 def check_count(what: str, value: object, default: int) -> int:
     """Return a positive count; ``default`` for None."""
     if value is None:
@@ -65,4 +84,6 @@ def check_count(what: str, value: object, default: int) -> int:
         raise TypeError(f"{what} must be an int, not {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{what} must be at least 1, not {value}")
+    if value > _HIGHEST_COUNT:
+        raise ValueError(f"{what} must be at most {_HIGHEST_COUNT}, not {value}")
     return value

@@ -10,7 +10,14 @@ from django.db import connections
 from django.db.models import Model
 
 from durable_django import conf
-from durable_django.client.checks import check_count, check_statuses, check_time, check_version
+from durable_django.client.checks import (
+    check_count,
+    check_prefix,
+    check_query,
+    check_statuses,
+    check_time,
+    check_version,
+)
 from durable_django.client.starts import Orchestrator, Start
 from durable_django.client.types import (
     DEFAULT_STATES_PAGE_SIZE,
@@ -186,7 +193,7 @@ class DurableTaskClient:
         self, orchestration_query: OrchestrationQuery | None = None
     ) -> list[OrchestrationState]:
         """Return the state of every instance that the query asks for, oldest first."""
-        query = orchestration_query or OrchestrationQuery()
+        query = check_query("orchestration_query", orchestration_query, OrchestrationQuery)
         found = queries.states(
             self.using,
             created_from=check_time("created_time_from", query.created_time_from),
@@ -350,7 +357,7 @@ class DurableTaskClient:
 
         Raises:
             OrchestrationNotFoundError: There is no such instance.
-            OrchestrationStateConflictError: It has not failed.
+            OrchestrationStateConflictError: It has not failed, or others have locks that it needs again.
         """
         if reason is not None:
             self._codec.check(reason, "the reason of a rewind")
@@ -427,10 +434,10 @@ class DurableTaskClient:
 
     def get_all_entities(self, entity_query: EntityQuery | None = None) -> list[EntityMetadata]:
         """Return every entity that the query asks for, in the order in which they came into being."""
-        query = entity_query or EntityQuery()
+        query = check_query("entity_query", entity_query, EntityQuery)
         found = entity_queries.select(
             self.using,
-            prefix=query.instance_id_starts_with or "",
+            prefix=check_prefix("instance_id_starts_with", query.instance_id_starts_with),
             modified_from=check_time("last_modified_from", query.last_modified_from),
             modified_to=check_time("last_modified_to", query.last_modified_to),
             state=query.include_state,

@@ -31,11 +31,15 @@ class CriticalSection:
 
         Raises:
             RuntimeError: There are none, or there is a critical section already.
-            TypeError: Something is not an `EntityInstanceId`.
+            TypeError: Something is not an `EntityInstanceId`, or they are no list.
         """
         if self.is_open:
             raise RuntimeError("A critical section cannot be entered from within a critical section.")
-        wanted = list(entities)
+        try:
+            wanted = list(entities)
+        except TypeError:
+            kind = type(entities).__name__
+            raise TypeError(f"lock_entities() takes a list of EntityInstanceIds, not {kind}") from None
         for entity in wanted:
             if not isinstance(entity, EntityInstanceId):
                 raise TypeError(f"lock_entities() takes EntityInstanceIds, not {type(entity).__name__}")

@@ -12,9 +12,10 @@ from typing import Any, Self, TypeVar, overload
 
 from durable_django.core.annotations import input_type
 from durable_django.core.errors import FailureDetails, TaskFailedError, public_in
-from durable_django.core.ids import check_instance_id, check_name, new_instance_id
+from durable_django.core.ids import check_instance_id, check_name, check_text, new_instance_id
 from durable_django.core.registry import EntityRegistration
 from durable_django.core.serialization import PayloadCodec
+from durable_django.core.times import naive_utc
 
 T = TypeVar("T")
 
@@ -33,10 +34,13 @@ class EntityInstanceId:
     key: str
 
     def __post_init__(self) -> None:
-        for part, value in (("entity", self.entity), ("key", self.key)):
-            if "@" in check_name(part, value):
+        entity = check_name("entity", self.entity).lower()
+        if len(entity) > len(self.entity):  # So it is with some letters.
+            check_name("entity", entity)
+        for part, value in (("entity", entity), ("key", check_text("key", self.key))):
+            if "@" in value:
                 raise ValueError(f"{part} must not have an '@' in it: {value!r}")
-        object.__setattr__(self, "entity", self.entity.lower())
+        object.__setattr__(self, "entity", entity)
 
     def __str__(self) -> str:
         return f"@{self.entity}@{self.key}"
@@ -46,8 +50,10 @@ class EntityInstanceId:
         """Return the id that ``@entity@key`` stands for.
 
         Raises:
-            ValueError: The text has another form.
+            ValueError: It is no text, or has another form.
         """
+        if not isinstance(entity_id, str):
+            raise ValueError(f"an entity id must be a str, not {type(entity_id).__name__}")
         blank, *parts = entity_id.split("@")
         if blank or len(parts) != 2:
             raise ValueError(f"an entity id has the form @entity@key, and {entity_id!r} has not")
@@ -221,11 +227,9 @@ def make_signal(
     """
     check_entity_id(target)
     check_name("operation", operation)
-    due = signal_time
-    if due is not None and not isinstance(due, datetime):
-        raise TypeError(f"signal_time must be a datetime or None, not {type(due).__name__}")
-    if due is not None and due.tzinfo is not None:
-        due = (due - (due.utcoffset() or due - due)).replace(tzinfo=None)
+    if signal_time is not None and not isinstance(signal_time, datetime):
+        raise TypeError(f"signal_time must be a datetime or None, not {type(signal_time).__name__}")
+    due = None if signal_time is None else naive_utc("signal_time", signal_time)
     payload = codec.dumps(value, "the input of operation", operation)
     return Signal(target, operation, payload, due)
 

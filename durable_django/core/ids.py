@@ -56,7 +56,7 @@ def check_instance_id(instance_id: object, what: str = "instance_id") -> str:
 
     ``what`` is what the error calls it.
     """
-    checked = _check_text(what, instance_id, MAX_ID_LENGTH)
+    checked = check_text(what, instance_id, MAX_ID_LENGTH)
     if checked.startswith("@"):
         raise ValueError(
             f"{what} must not start with '@', which marks entity ids: {_excerpt(checked)}. "
@@ -67,10 +67,13 @@ def check_instance_id(instance_id: object, what: str = "instance_id") -> str:
 
 def check_name(kind: str, name: object) -> str:
     """Return ``name`` if it can name a ``kind`` ("orchestrator", "queue", …); else raise ``ValueError``."""
-    return _check_text(f"{kind} name", name, MAX_NAME_LENGTH)
+    return check_text(f"{kind} name", name, MAX_NAME_LENGTH)
 
 
-def _check_text(what: str, value: object, limit: int) -> str:
+def check_text(what: str, value: object, limit: int = MAX_NAME_LENGTH) -> str:
+    """Return ``value`` if it is a text of 1 to ``limit`` characters that all databases store; else raise
+    ``ValueError``, which calls it ``what``.
+    """
     if not isinstance(value, str):
         raise ValueError(f"{what} must be a str, not {type(value).__name__}. Convert it with str() first.")
     if not value:

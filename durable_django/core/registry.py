@@ -315,7 +315,7 @@ def make_activity(
 
 def make_entity(fn: Function, *, name: str | None = None) -> EntityRegistration:
     """Build an entity's registration."""
-    checked = _name("entity", fn, name).lower()
+    checked = check_name("entity", _name("entity", fn, name).lower())
     if "@" in checked:
         raise ValueError(f"An entity name must not contain '@', which separates it from the key: '{checked}'")
     return EntityRegistration(name=checked, fn=fn, is_async=_is_async(fn))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -43,7 +44,8 @@ class TestSignals:
 
         first, second = EntityOperation.objects.order_by("pk")
         assert (first.name, first.key, first.operation, first.input) == ("counter", "Mine", "add", "5")
-        assert clock.from_orm(first.visible_at) == NOON
+        assert clock.from_orm(first.created_at) == NOON
+        assert clock.from_orm(first.visible_at) <= NOON
         assert clock.from_orm(second.visible_at) == NOON + timedelta(hours=1)
         assert client.get_entity(counter) is None
 
@@ -138,6 +140,24 @@ class TestManyEntities:
     )
     def test_filters(self, client: DurableTaskClient, query: EntityQuery | None, expected: list[str]) -> None:
         assert [str(found.id) for found in client.get_all_entities(query)] == expected
+
+    @pytest.mark.parametrize(
+        ("query", "error", "message"),
+        [
+            ("@cart", TypeError, "entity_query must be an EntityQuery or None, not str"),
+            (EntityQuery(5), ValueError, "instance_id_starts_with must be a str"),  # type: ignore[arg-type]
+            (EntityQuery("a\0"), ValueError, r"instance_id_starts_with contains U\+0000"),
+            (EntityQuery("\ud800"), ValueError, r"instance_id_starts_with contains U\+D800"),
+            (EntityQuery("a" * 600), ValueError, "instance_id_starts_with has 600 characters"),
+            (EntityQuery(page_size=10**30), ValueError, "page_size must be at most"),
+            (EntityQuery(page_size=0), ValueError, "page_size must be at least 1"),
+        ],
+    )
+    def test_bad_queries(
+        self, client: DurableTaskClient, query: Any, error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            client.get_all_entities(query)
 
     def test_without_states(self, client: DurableTaskClient) -> None:
         found = client.get_all_entities(EntityQuery("@till", include_state=False))

@@ -99,6 +99,8 @@ def test_a_start_can_wait(client: DurableTaskClient, start_at: datetime) -> None
         ({"tags": {"a": 1}}, TypeError, "'a': 1"),
         ({"tags": {"a": "\x00"}}, PayloadError, "tag 'a'"),
         ({"start_at": 5}, TypeError, "start_at"),
+        ({"start_at": datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))}, ValueError, "start_at"),
+        ({"start_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))}, ValueError, "start_at"),
         ({"queue": ""}, ValueError, "queue"),
         ({"priority": 40_000}, ValueError, "priority"),
         ({"priority": True}, TypeError, "priority"),

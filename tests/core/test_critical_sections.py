@@ -141,13 +141,14 @@ class TestRules:
 
         assert make(nobody).begin().output == '"lock_entities() needs at least one entity to lock."'
 
-    def test_what_is_no_id(self, make: Make) -> None:
-        def wrong(ctx: OrchestrationContext) -> None:
-            ctx.lock_entities(["@account@a"])  # type: ignore[list-item]
+    @pytest.mark.parametrize("wrong", [["@account@a"], "@account@a", EntityInstanceId("account", "a")])
+    def test_what_is_no_id(self, make: Make, wrong: Any) -> None:
+        def careless(ctx: OrchestrationContext) -> None:
+            ctx.lock_entities(wrong)
 
-        outcome = make(wrong).begin()
+        outcome = make(careless).begin()
         assert outcome.failure is not None
-        assert "EntityInstanceIds, not str" in outcome.failure.message
+        assert "EntityInstanceIds, not " in outcome.failure.message
 
     def test_activities_timers_events_and_other_signals_are_allowed(self, make: Make) -> None:
         def busy(ctx: OrchestrationContext) -> Steps:

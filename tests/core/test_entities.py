@@ -48,14 +48,21 @@ class TestIds:
         assert entity_id != EntityInstanceId("counter", "ada lovelace")
 
     @pytest.mark.parametrize(
-        ("entity", "key"), [("", "k"), ("n", ""), ("n@m", "k"), ("n", "k@l"), ("n", "@"), ("n", "x" * 300)]
+        ("entity", "key"),
+        [("", "k"), ("n", ""), ("n@m", "k"), ("n", "k@l"), ("n", "@"), ("n", "x" * 300), ("İ" * 200, "k")],
     )
     def test_what_is_no_id(self, entity: str, key: str) -> None:
         with pytest.raises(ValueError, match=r"entity|key"):
             EntityInstanceId(entity, key)
 
-    @pytest.mark.parametrize("text", ["", "counter", "counter@c", "@counter", "@counter@c@d", "@@c", "@c@"])
-    def test_what_cannot_be_parsed(self, text: str) -> None:
+    def test_a_registered_name_fits_in_lower_case(self) -> None:
+        with pytest.raises(ValueError, match="entity name has 400 characters"):
+            make_entity(print, name="İ" * 200)
+
+    @pytest.mark.parametrize(
+        "text", ["", "counter", "counter@c", "@counter", "@counter@c@d", "@@c", "@c@", None, 5]
+    )
+    def test_what_cannot_be_parsed(self, text: Any) -> None:
         with pytest.raises(ValueError, match=r"entity|key"):
             EntityInstanceId.parse(text)
 
@@ -142,6 +149,17 @@ class TestContext:
             context().signal_entity(OTHER, "")
         with pytest.raises(TypeError):
             context().signal_entity(OTHER, "add", object())
+
+    @pytest.mark.parametrize(
+        "signal_time",
+        [
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+            datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+        ],
+    )
+    def test_a_signal_beyond_the_calendar(self, signal_time: datetime) -> None:
+        with pytest.raises(ValueError, match=r"signal_time .* lies beyond the calendar"):
+            context().signal_entity(OTHER, "add", signal_time=signal_time)
 
     def test_starts_are_noted(self) -> None:
         given = context()
