@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from durable_django.admin.base import FAULTS, ReadOnlyAdmin
+from durable_django.admin.base import FAULTS, ReadOnlyAdmin, author_of
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm
 from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.client.steering import ACTIONS
@@ -35,6 +35,9 @@ LABELS = {
 """Of all that can be done to an instance; sending an event is the one that is no `ACTIONS`."""
 
 RAISE_EVENT = "raise_event"
+_MOST_REFUSALS = 20
+"""How many refusals a page tells one by one."""
+
 LIVE = frozenset(OrchestrationStatus) - TERMINAL_STATUSES
 
 
@@ -121,7 +124,7 @@ def _act_on_selected(
             "chosen": chosen,
         }
         return TemplateResponse(request, "admin/durable_django/instance/confirm_selected.html", context)
-    count = 0
+    count, refusals = 0, []
     for instance in chosen:
         try:
             if name == "event":
@@ -129,9 +132,13 @@ def _act_on_selected(
             else:
                 act(request, name, instance, form.cleaned_data)
         except FAULTS as error:
-            modeladmin.message_user(request, f"{instance.instance_id}: {error}", messages.WARNING)
+            refusals.append(f"{instance.instance_id}: {error}")
         else:
             count += 1
+    for refusal in refusals[:_MOST_REFUSALS]:
+        modeladmin.message_user(request, refusal, messages.WARNING)
+    if more := len(refusals[_MOST_REFUSALS:]):
+        modeladmin.message_user(request, _("And %(count)s more.") % {"count": more}, messages.WARNING)
     modeladmin.message_user(request, done(name, count), messages.SUCCESS if count else messages.ERROR)
     return None
 
@@ -143,7 +150,7 @@ def _form_and_statuses(name: str) -> tuple[type[ReasonForm], Collection[Orchestr
 
 
 def _leave_trail(request: HttpRequest, instance: Instance, what: str, options: dict[str, Any]) -> None:
-    leave_trail(request.user, Instance, what, [(instance.pk, instance.instance_id)], options["reason"])
+    leave_trail(author_of(request), Instance, what, [(instance.pk, instance.instance_id)], options["reason"])
 
 
 BULK_ACTIONS = [

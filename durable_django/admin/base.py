@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.helpers import ActionForm
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -15,6 +17,7 @@ from django.utils.functional import cached_property
 
 from durable_django.client import DurableTaskError
 from durable_django.conf import settings
+from durable_django.store.audit import Author
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -25,6 +28,9 @@ T = TypeVar("T")
 APP = "durable_django"
 FAULTS = (DurableTaskError, TypeError, ValueError, RecursionError)
 """What the client raises at what people have entered, or at what has changed meanwhile."""
+
+LONGEST_TERM = 1000
+"""How many characters people may search for: SQLite compares with no pattern of any length."""
 
 _MOST = 10_000
 
@@ -39,6 +45,14 @@ class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the
         return len(query.order_by().values_list("pk", flat=True)[:_MOST])
 
 
+class SelectedAlone(ActionForm):
+    """Chooses an action for the selected rows, and never for all that there are: no page offers that."""
+
+    def clean_select_across(self) -> bool:
+        """Return that it is not for all."""
+        return False
+
+
 class ReadOnlyAdmin(_ModelAdmin):
     """Shows rows of the database that ``DATABASE_ALIAS`` names, and lets nobody write them."""
 
@@ -47,12 +61,22 @@ class ReadOnlyAdmin(_ModelAdmin):
     show_facets = admin.ShowFacets.NEVER  # They count the whole table, once for each choice.
     list_per_page = 50
     actions_selection_counter = False
+    action_form = SelectedAlone
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
         """Return the rows of the right database."""
         query: QuerySet[Model] = self.model._default_manager.using(settings.DATABASE_ALIAS)
         ordering = self.get_ordering(request)
         return query.order_by(*ordering) if ordering else query
+
+    def demand(self, request: HttpRequest, permission: str) -> None:
+        """Ask for one of the app's permissions, and for that to view these pages at all.
+
+        Raises:
+            PermissionDenied: The user has not both.
+        """
+        if not (self.has_view_permission(request) and may(request, permission)):
+            raise PermissionDenied
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Tell whether a row may be added: never."""
@@ -87,6 +111,14 @@ def url_if_there(site: admin.AdminSite, page: str, *args: Any) -> str | None:
 def may(request: HttpRequest, permission: str) -> bool:
     """Tell whether the user has one of the app's permissions."""
     return bool(request.user.has_perm(f"{APP}.{permission}"))
+
+
+def author_of(request: Any) -> Author:
+    """Return who the audit trail says has done it, asked for once in a request."""
+    if not hasattr(request, "_durable_author"):
+        request._durable_author = Author.of(request.user)
+    author: Author = request._durable_author
+    return author
 
 
 def permitted(permission: str) -> Callable[[Any, HttpRequest], bool]:

@@ -19,7 +19,17 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, plain, tried, url_if_there, url_of
+from durable_django.admin.base import (
+    APP,
+    LONGEST_TERM,
+    ReadOnlyAdmin,
+    author_of,
+    may,
+    plain,
+    tried,
+    url_if_there,
+    url_of,
+)
 from durable_django.admin.filters import EntityFilter
 from durable_django.admin.forms import ReasonForm, SignalForm
 from durable_django.client import DurableTaskClient
@@ -95,11 +105,9 @@ class EntityAdmin(ReadOnlyAdmin):
             form.add_error(None, gettext("An orchestration holds it, or it is gone."))
         return self._confirm(request, entity, gettext("Delete"), form)
 
-    @staticmethod
-    def _find(request: HttpRequest, key: int, permission: str) -> Entity:
+    def _find(self, request: HttpRequest, key: int, permission: str) -> Entity:
+        self.demand(request, permission)
         found = Entity.objects.using(settings.DATABASE_ALIAS).filter(pk=key).first()
-        if not may(request, permission):
-            raise PermissionDenied
         if found is None:
             raise Http404
         return found
@@ -145,6 +153,8 @@ class EntityAdmin(ReadOnlyAdmin):
         term = search_term.strip()
         if not term:
             return queryset, False
+        if len(term) > LONGEST_TERM:
+            return queryset.none(), False
         found = Q(key__iexact=term) | Q(name__iexact=term)
         with suppress(ValueError):
             both = EntityInstanceId.parse(term)
@@ -185,12 +195,12 @@ def _signal(request: HttpRequest, entity: Entity, options: dict[str, Any]) -> No
         target = EntityInstanceId(entity.name, entity.key)
         client.signal_entity(target, options["operation"], options["input"])
         done = f"signalled {options['operation']!r} to"
-        leave_trail(request.user, Entity, done, [(entity.pk, str(entity))], options["reason"])
+        leave_trail(author_of(request), Entity, done, [(entity.pk, str(entity))], options["reason"])
 
 
 def _clear(request: HttpRequest, entity: Entity, reason: str) -> bool:
     with transaction.atomic(settings.DATABASE_ALIAS):
         deleted = entities.delete(settings.DATABASE_ALIAS, (entity.name, entity.key))
         if deleted:
-            leave_trail(request.user, Entity, "deleted", [(entity.pk, str(entity))], reason)
+            leave_trail(author_of(request), Entity, "deleted", [(entity.pk, str(entity))], reason)
     return bool(deleted)

@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
+from durable_django.core import strict_json
 from durable_django.core.annotations import input_hint
 from durable_django.core.ids import check_instance_id, check_name
 from durable_django.core.json_schema import json_schema
@@ -31,8 +32,8 @@ class JSONText(forms.CharField):
         if not text.strip():
             return None
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
+            return strict_json.loads(text)
+        except ValueError as error:
             raise forms.ValidationError(_("This is no JSON: %(error)s"), params={"error": error}) from error
 
 

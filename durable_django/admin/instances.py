@@ -25,7 +25,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from durable_django.admin import acting, page, words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, plain, tried, url_of
+from durable_django.admin.base import APP, LONGEST_TERM, ReadOnlyAdmin, may, permitted, plain, tried, url_of
 from durable_django.admin.filters import NameFilter, QueueFilter, SubjectFilter, TagFilter, VersionFilter
 from durable_django.admin.forms import FORMS, EventForm, ReasonForm, StartForm, skeleton
 from durable_django.admin.subjects import subject_link
@@ -86,6 +86,8 @@ class InstanceAdmin(ReadOnlyAdmin):
         term = search_term.strip().replace("\x00", "")
         if not term:
             return queryset, False
+        if len(term) > LONGEST_TERM:
+            return queryset.none(), False
         found = monitoring.starting(queryset.db, "instance_id", term) | Q(subject_id=term)
         if "=" in term[1:]:
             found |= monitoring.tagged_as(queryset.db, term)
@@ -184,7 +186,7 @@ class InstanceAdmin(ReadOnlyAdmin):
         instance = self._find(request, object_id)
         if action not in ACTIONS:
             raise Http404
-        self._demand(request, ACTIONS[action].permission)
+        self.demand(request, ACTIONS[action].permission)
         form = FORMS[action](request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             result = tried(form, lambda: acting.act(request, action, instance, form.cleaned_data))
@@ -196,7 +198,7 @@ class InstanceAdmin(ReadOnlyAdmin):
     def event_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """Ask for an event, and send it."""
         instance = self._find(request, object_id)
-        self._demand(request, acting.RAISE_EVENT)
+        self.demand(request, acting.RAISE_EVENT)
         waited_for = next(iter(instance.waiting_for), "")
         form = EventForm(request.POST if request.method == "POST" else None, initial={"name": waited_for})
         if request.method == "POST" and form.is_valid():
@@ -208,7 +210,7 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     def start_view(self, request: HttpRequest) -> HttpResponseBase:
         """Let people choose what to start."""
-        self._demand(request, "start_orchestration")
+        self.demand(request, "start_orchestration")
         names = sorted(default_registry.startable)
         context = {
             **self._context(request, _("Start an orchestration")),
@@ -218,7 +220,7 @@ class InstanceAdmin(ReadOnlyAdmin):
 
     def start_one_view(self, request: HttpRequest, name: str) -> HttpResponseBase:
         """Ask for an input, and start."""
-        self._demand(request, "start_orchestration")
+        self.demand(request, "start_orchestration")
         if name not in default_registry.startable:
             raise Http404
         form = StartForm(
@@ -268,11 +270,6 @@ class InstanceAdmin(ReadOnlyAdmin):
         if found is None:
             raise Http404
         return found
-
-    @staticmethod
-    def _demand(request: HttpRequest, permission: str) -> None:
-        if not may(request, permission):
-            raise PermissionDenied
 
     def _confirm(
         self, request: HttpRequest, instance: Instance | None, title: str, form: ReasonForm

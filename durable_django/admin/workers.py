@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
@@ -16,7 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from durable_django.admin import words
-from durable_django.admin.base import APP, ReadOnlyAdmin, may, permitted, url_of
+from durable_django.admin.base import APP, ReadOnlyAdmin, author_of, may, permitted, url_of
 from durable_django.admin.forms import ReasonForm
 from durable_django.conf import settings
 from durable_django.models import Worker
@@ -161,8 +160,7 @@ class WorkerAdmin(ReadOnlyAdmin):
 
     def mark_view(self, request: HttpRequest, key: int, is_draining: bool) -> HttpResponseBase:
         """Ask for confirmation, then drain a worker, or let it work again."""
-        if not may(request, _PERMISSION):
-            raise PermissionDenied
+        self.demand(request, _PERMISSION)
         worker = Worker.objects.using(settings.DATABASE_ALIAS).filter(pk=key).first()
         if worker is None:
             raise Http404
@@ -211,7 +209,7 @@ def _mark(request: HttpRequest, worker: Worker, is_draining: bool, reason: str) 
         is_there = workers.mark(using, worker.identity, is_draining=is_draining)
         if is_there:
             done = "drained" if is_draining else "undrained"
-            leave_trail(request.user, Worker, done, [(worker.pk, str(worker))], reason)
+            leave_trail(author_of(request), Worker, done, [(worker.pk, str(worker))], reason)
     return is_there
 
 

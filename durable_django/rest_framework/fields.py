@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
@@ -10,6 +11,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from durable_django.core.errors import scrub
+from durable_django.rest_framework.problems import unknown
 
 _ZONE = "Give the time with its zone: 2030-01-31T12:00:00Z."
 _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f"
@@ -19,8 +21,24 @@ NAME = rf"^[^{_UNPRINTABLE}]+$"
 ENTITY = rf"^[^@{_UNPRINTABLE}]+$"
 """What the names and keys of entities look like."""
 
-INSTANCE_ID = rf"^[^@{_UNPRINTABLE}][^{_UNPRINTABLE}]*$"
-"""What instance ids look like: entities are those that begin with an @."""
+PARTS = (
+    "status",
+    "history",
+    "pending",
+    "children",
+    "stream",
+    "terminate",
+    "suspend",
+    "resume",
+    "rewind",
+    "restart",
+    "events/[^/]+",
+)
+"""What may follow an instance id in a URL, and therefore not end it."""
+
+_MISLEADING = rf"(?:.*/)?\.\.?(?:/.*)?$|bulk$|.+/(?:{'|'.join(PARTS)})$"
+INSTANCE_ID = rf"^(?!{_MISLEADING})[^@{_UNPRINTABLE}][^{_UNPRINTABLE}]*$"
+"""What instance ids look like: entities are those that begin with an @, and URLs are to lead there."""
 
 
 def aware_datetime(text: object) -> dt.datetime:
@@ -44,6 +62,11 @@ def aware_datetime(text: object) -> dt.datetime:
     except OverflowError as error:
         raise ValueError("In UTC, its year is not between 1 and 9999.") from error
 
+
+LINE = rf"^[^{_UNPRINTABLE}]*$"
+"""Texts without line breaks and other control characters."""
+
+_LINE = re.compile(LINE)
 
 STORABLE = r"^[^\x00]*$"
 """Texts that every database holds."""
@@ -72,7 +95,35 @@ class NameField(serializers.RegexField):
 
     def to_internal_value(self, data: Any) -> str:
         """Return the text; numbers are none."""
-        if not isinstance(data, str):
+        # The end of Python's expressions lies before a last line break, too.
+        if not isinstance(data, str) or data.endswith("\n"):
+            self.fail("invalid")
+        return data
+
+
+class InstanceIdField(NameField):
+    """The id of a new instance, whose URLs lead to it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(INSTANCE_ID, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the id."""
+        instance_id = super().to_internal_value(data)
+        check_reachable(instance_id)
+        return instance_id
+
+
+@extend_schema_field({"type": "string", "pattern": LINE, "maxLength": 1000})
+class ReasonField(serializers.Field[str, Any, str, Any]):
+    """A JSON string of one line, which may be empty."""
+
+    # As a CharField that may be blank it would have two alternatives in the schema, both for an empty text.
+    default_error_messages = {"invalid": "Give one line of text, of 1000 characters at most."}
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the text; numbers are none."""
+        if not isinstance(data, str) or len(data) > 1000 or scrub(data) != data or not _LINE.fullmatch(data):
             self.fail("invalid")
         return data
 
@@ -130,6 +181,20 @@ class TagsField(serializers.DictField):
         return tags
 
 
+def check_reachable(instance_id: str) -> None:
+    """Do nothing if the URLs of an instance lead to it.
+
+    Raises:
+        ValidationError: They lead elsewhere.
+    """
+    if re.match(_MISLEADING, instance_id):
+        raise serializers.ValidationError(
+            "Its URLs would lead elsewhere: an instance id is not 'bulk', has no path segment '.' or '..', "
+            "and does not end in '/history' or the like.",
+            code="invalid",
+        )
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """A body whose every member is known."""
 
@@ -139,10 +204,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         Raises:
             ValidationError: Something is missing, wrong or unknown; the error names it.
         """
-        if isinstance(data, dict) and (unknown := sorted(set(data) - set(self.fields))):
+        if isinstance(data, dict) and (names := set(data) - set(self.fields)):
             known = ", ".join(self.fields) or "none"
-            raise serializers.ValidationError(
-                {name: [f"There is no such field. Those that there are: {known}."] for name in unknown},
-                code="unknown",
-            )
+            raise unknown(names, f"There is no such field. Those that there are: {known}.")
         return super().to_internal_value(data)

@@ -19,12 +19,16 @@ from durable_django.core.errors import scrub
 from durable_django.models import Entity, Instance, InstanceStatus
 from durable_django.rest_framework.fields import STORABLE, aware_datetime
 from durable_django.rest_framework.pagination import CURSOR, ORDERING, SIZE
-from durable_django.rest_framework.problems import invalid
+from durable_django.rest_framework.problems import invalid, unknown
 from durable_django.store import clock, monitoring
 from durable_django.store.subjects import Subject
 
 TAG = "tag."
 PAYLOADS = "payloads"
+LONGEST = 255
+"""How long a text to compare with may be: what it is compared with is not longer."""
+
+MOST_TAGS = 20
 _ELSEWHERE = frozenset({CURSOR, ORDERING, SIZE, PAYLOADS, "format"})
 
 
@@ -45,15 +49,15 @@ class MomentFilter(django_filters.Filter):  # type: ignore[misc]  # published wi
     field_class = _Moment
 
 
-@extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1})
+@extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1, "maxLength": LONGEST})
 class TextFilter(django_filters.CharFilter):  # type: ignore[misc]  # as above
     """Compares with a text, blanks and all."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, strip=False, **kwargs)
+        super().__init__(*args, strip=False, max_length=LONGEST, **kwargs)
 
 
-@extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1})
+@extend_schema_field({"type": "string", "pattern": STORABLE, "minLength": 1, "maxLength": LONGEST})
 class PrefixFilter(TextFilter):
     """Compares with the beginning of a text."""
 
@@ -68,17 +72,25 @@ class _Reference(forms.CharField):
     def clean(self, value: Any) -> Any:
         if not value:
             return None
+        self.run_validators(value)
         try:
             return Subject.parse(value).condition
         except ValueError as error:
             raise forms.ValidationError(str(error), code="invalid") from error
 
 
-@extend_schema_field({"type": "string", "pattern": r"^[^.:\x00]+\.[^.:\x00]+:[^\x00]+$"})
+SUBJECT = {"type": "string", "pattern": r"^[^.:\x00]+\.[^:\x00]+:[^\x00]+$", "maxLength": 2 * LONGEST}
+"""What subjects look like, for the schema."""
+
+
+@extend_schema_field(SUBJECT)
 class SubjectFilter(django_filters.Filter):  # type: ignore[misc]  # as above
     """Compares with the object that instances are about."""
 
     field_class = _Reference
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, max_length=SUBJECT["maxLength"], **kwargs)
 
     def filter(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
         """Keep what is about it."""
@@ -90,13 +102,11 @@ class _Strict(django_filters.FilterSet):  # type: ignore[misc]  # as above
 
     def __init__(self, data: Any = None, *args: Any, **kwargs: Any) -> None:
         super().__init__(data, *args, **kwargs)
-        unknown = sorted(
-            name
-            for name in data or ()
-            if name not in self.filters and name not in _ELSEWHERE and not self.is_dynamic(name)
-        )
-        if unknown:
-            raise ValidationError({name: ["There is no such filter."] for name in unknown}, code="unknown")
+        dynamic = {name for name in data or () if self.is_dynamic(name)}
+        if names := set(data or ()) - dynamic - self.filters.keys() - _ELSEWHERE:
+            raise unknown(names, "There is no such filter.")
+        if len(dynamic) > MOST_TAGS:
+            raise invalid(f"{TAG}*", f"Give {MOST_TAGS} tags at most.")
         _check_texts(data or QueryDict())
         # The form of the browsable API sends what nobody has filled in. Elsewhere, an empty filter that finds
         # everything is a mistake.
@@ -199,9 +209,9 @@ def from_body(filters: Mapping[str, Any], queryset: QuerySet[Instance]) -> Query
         if not all(isinstance(one, str) for one in values):
             raise ValidationError({"filters": {name: ["This must be a text, or a list of texts."]}})
         data.setlist(name, values)
-    if unused := sorted(data.keys() & _ELSEWHERE):
-        raise ValidationError({"filters": {name: ["There is no such filter."] for name in unused}})
     try:
+        if unused := data.keys() & _ELSEWHERE:
+            raise unknown(unused, "There is no such filter.")
         found = InstanceFilter(data, queryset)
         if not found.is_valid():
             raise ValidationError(found.errors)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,25 +14,30 @@ from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
 
 from durable_django.conf import settings
+from durable_django.rest_framework import cursors
 from durable_django.rest_framework.fields import aware_datetime
+from durable_django.rest_framework.payloads import moment
 from durable_django.rest_framework.problems import NoSuchPageError, invalid
+from durable_django.store import clock
 
 CURSOR, SIZE, ORDERING = "cursor", "page_size", "ordering"
 MAX_PAGE_SIZE = 1000
-_MAX_KEY = 2**63 - 1
+MAX_HEAVY_PAGE_SIZE = 100
+"""How many items a page has at most that shows the payloads of each."""
 
 
-def page_size(request: Request) -> int:
-    """Return how many items the request wants at once.
+def page_size(request: Request, most: int = MAX_PAGE_SIZE) -> int:
+    """Return how many items the request wants at once; ``most`` is how many it may.
 
     Raises:
         ValidationError: It wants none, too many, or what is no number.
     """
     given = request.query_params.get(SIZE)
     if given is None:
-        return min(settings.REST_PAGE_SIZE, MAX_PAGE_SIZE)
-    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= MAX_PAGE_SIZE):
-        raise invalid(SIZE, f"A page has from 1 to {MAX_PAGE_SIZE} items.")
+        return min(settings.REST_PAGE_SIZE, most)
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
+        only = "" if most == MAX_PAGE_SIZE else " with payloads"
+        raise invalid(SIZE, f"A page{only} has from 1 to {most} items.")
     return int(given)
 
 
@@ -43,6 +45,7 @@ class KeysetPagination(BasePagination):
     """Orders by one field and, where that is the same, by primary key; a cursor is the last item's.
 
     The view names the fields in ``orderings``, the first one being the default; a hyphen reverses the order.
+    Its ``max_page_size``, if it has one, is how many items a page may have.
     """
 
     def paginate_queryset(  # type: ignore[override]  # the stubs allow lists, DRF gives the view's query
@@ -55,7 +58,7 @@ class KeysetPagination(BasePagination):
             NoSuchPageError: The cursor is none.
         """
         self._request = request
-        size = page_size(request)
+        size = page_size(request, getattr(view, "max_page_size", MAX_PAGE_SIZE))
         self._ordering = self._chosen_ordering(request, view)
         field, reverse = self._ordering.removeprefix("-"), self._ordering.startswith("-")
         cursor = request.query_params.get(CURSOR)
@@ -73,7 +76,9 @@ class KeysetPagination(BasePagination):
         """Return the page with the link to the next one."""
         link = None
         if self._next is not None:
-            link = replace_query_param(self._request.build_absolute_uri(), CURSOR, self._next)
+            # As it has come in: build_absolute_uri() resolves the dots of ids that have some.
+            here = f"{self._request.scheme}://{self._request.get_host()}{self._request.get_full_path()}"
+            link = replace_query_param(here, CURSOR, self._next)
         return Response({"next": link, "results": data})
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +102,7 @@ class KeysetPagination(BasePagination):
         orderings = _orderings(view)
         parameters = [
             _parameter(CURSOR, "Where the page begins: from the `next` of the one before.", type="string"),
-            _parameter(SIZE, "How many items at most.", type="integer", minimum=1, maximum=MAX_PAGE_SIZE),
+            _parameter(SIZE, _sizes(view), type="integer", minimum=1, maximum=MAX_PAGE_SIZE),
         ]
         if len(orderings) > 1:
             parameters.append(
@@ -116,18 +121,17 @@ class KeysetPagination(BasePagination):
         return given
 
     def _write(self, item: Model, field: str) -> str:
-        value = item.pk if field == "pk" else getattr(item, field).isoformat()
-        text = json.dumps([self._ordering, value, item.pk], separators=(",", ":"))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        value = item.pk if field == "pk" else moment(getattr(item, field))
+        return cursors.write(self._ordering, value, item.pk)
 
     def _read(self, cursor: str) -> tuple[Any, int]:
         try:
-            padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-            ordering, value, key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if ordering != self._ordering or type(key) is not int or not 0 <= key <= _MAX_KEY:
+            ordering, value, last = cursors.read(cursor)
+            if ordering != self._ordering:
                 raise ValueError("it belongs to another list")
+            key = cursors.key(last)
             return (key if ordering.removeprefix("-") == "pk" else _moment(value)), key
-        except (binascii.Error, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (OverflowError, ValueError) as error:
             # 404, as Django REST framework's own: who has followed a link has sent nothing wrong.
             raise NoSuchPageError(CURSOR, "This is no cursor of this list. Begin without one.") from error
 
@@ -137,11 +141,17 @@ def _orderings(view: APIView | None) -> Sequence[str]:
     return orderings
 
 
+def _sizes(view: APIView) -> str:
+    most = "How many items at most."
+    return (
+        f"{most} With payloads, no more than {MAX_HEAVY_PAGE_SIZE}."
+        if hasattr(view, "max_page_size")
+        else most
+    )
+
+
 def _moment(value: object) -> dt.datetime:
-    # Sqlite's driver gives naive ones without USE_TZ: the ORM knows what to make of either.
-    if isinstance(value, str) and (found := dt.datetime.fromisoformat(value)).tzinfo is None:
-        return found
-    return aware_datetime(value)
+    return clock.aware(clock.naive(aware_datetime(value)))  # as the ORM wants it, with USE_TZ or not
 
 
 def _after(field: str, reverse: bool, value: Any, key: int) -> Q:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +24,10 @@ from durable_django.core.errors import scrub
 
 CONTENT_TYPE = "application/problem+json"
 _WHOLE = "non_field_errors"
+_NAMED = 10
+"""How many names that nobody knows an answer tells."""
+
+_MOST_ERRORS = 100
 
 
 class LengthRequiredError(APIException):
@@ -71,6 +75,15 @@ def invalid(field: str, message: str, code: str = "invalid") -> ValidationError:
     return ValidationError({field: [ErrorDetail(message, code)]})
 
 
+def unknown(names: Iterable[str], message: str) -> ValidationError:
+    """Return the error that names what nobody knows: the first few, and how many more there are."""
+    ordered = sorted(names)
+    errors = {name: [ErrorDetail(message, "unknown")] for name in ordered[:_NAMED]}
+    if more := len(ordered) - len(errors):
+        errors[_WHOLE] = [ErrorDetail(f"{more} more names are not known.", "unknown")]
+    return ValidationError(errors)
+
+
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """Return the response to an exception in a view; None for what is a fault of the server."""
     translated = _translated(error)
@@ -90,21 +103,50 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 
 def details(error: APIException) -> dict[str, Any]:
     """Return the problem details of an error."""
-    phrase = HTTPStatus(error.status_code).phrase
-    problem: dict[str, Any] = {"type": "about:blank", "title": phrase, "status": error.status_code}
+    problem: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _title(error.status_code),
+        "status": error.status_code,
+    }
     if isinstance(error, ValidationError):
         problem["detail"] = "The request is not valid: see the errors."
         problem["code"] = "invalid"
-        problem["errors"] = list(_errors(error.detail, ""))
+        problem["errors"] = _bounded(list(_errors(error.detail, "")))
         if len(problem["errors"]) == 1:
             problem["detail"] = _sentence(problem["errors"][0])
         return problem
-    problem["detail"] = scrub(str(error.detail))
-    codes = error.get_codes()
+    problem["detail"] = _message(error)
     if isinstance(error, NoSuchPageError):
         problem["errors"] = error.errors
-    problem["code"] = codes if isinstance(codes, str) else error.default_code
+    problem["code"] = str(getattr(error.detail, "code", None) or error.default_code)
     return problem
+
+
+def _title(status_code: int) -> str:
+    try:
+        return HTTPStatus(status_code).phrase
+    except ValueError:  # A project's own, such as 419.
+        return "Client Error" if status_code < status.HTTP_500_INTERNAL_SERVER_ERROR else "Server Error"
+
+
+def _message(error: APIException) -> str:
+    """Return what an error says; others than our own may say it in a list or, with more, in an object."""
+    detail: Any = error.detail
+    if isinstance(detail, dict) and isinstance(detail.get("detail"), str):
+        detail = detail["detail"]
+    if isinstance(detail, str):
+        return scrub(detail)
+    return " ".join(_sentence(one) for one in _errors(detail, ""))
+
+
+def _bounded(errors: list[dict[str, str]]) -> list[dict[str, str]]:
+    more = len(errors) - _MOST_ERRORS
+    if more <= 0:
+        return errors
+    return [
+        *errors[:_MOST_ERRORS],
+        {"field": "", "detail": f"There are {more} more errors.", "code": "invalid"},
+    ]
 
 
 def _translated(error: Exception) -> APIException | None:

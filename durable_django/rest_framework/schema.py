@@ -17,6 +17,7 @@ from rest_framework.response import Response
 import durable_django
 from durable_django.rest_framework import problems
 from durable_django.rest_framework.permissions import permission
+from durable_django.rest_framework.views.base import refuse_unknown
 
 SETTINGS: dict[str, Any] = {
     "TITLE": "durable_django",
@@ -26,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "InstanceStatusEnum": "durable_django.rest_framework.serializers.STATUSES",
-        "BulkActionEnum": "durable_django.rest_framework.serializers.ACTIONS",
+        "BulkActionEnum": "durable_django.rest_framework.bulk.ACTIONS",
         "HealthEnum": "durable_django.rest_framework.serializers.HEALTH",
         "WorkerStateEnum": "durable_django.rest_framework.serializers.WORKER_STATES",
     },
@@ -52,6 +53,12 @@ class Schema(SpectacularAPIView):
     schema = None  # It does not describe itself.
     custom_settings = SETTINGS
     required_permissions: dict[str, str | None] = {"GET": None}
+    versioning_class = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse query parameters that nobody reads."""
+        super().initial(request, *args, **kwargs)
+        refuse_unknown(request, frozenset())
 
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Return the schema; `?format=json` for JSON. Its paths begin where the project has put them."""

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from durable_django.client import steering
 from durable_django.core.payloads import payload
 from durable_django.core.registry import MAX_PRIORITY
 from durable_django.models import Entity, Instance, InstanceStatus, Worker
 from durable_django.rest_framework.fields import (
-    INSTANCE_ID,
-    STORABLE,
     FlagField,
+    InstanceIdField,
     MomentField,
     NameField,
     NumberField,
+    ReasonField,
     StrictSerializer,
     TagsField,
-    TextField,
 )
 from durable_django.rest_framework.payloads import moment
 from durable_django.store.monitoring import WorkerState, worker_state
@@ -30,8 +28,6 @@ from durable_django.store.subjects import Subject
 STATUSES = [status.name for status in InstanceStatus]
 HEALTH = ("ok", "unavailable")
 WORKER_STATES = tuple(state.value for state in WorkerState)
-ACTIONS = tuple(steering.ACTIONS)
-MAX_BULK = 10_000
 
 
 @extend_schema_field({"type": ["object", "array", "string", "number", "boolean"]})
@@ -50,7 +46,7 @@ class StoredTagsField(serializers.JSONField):
 class StartSerializer(StrictSerializer):
     """An orchestration to start."""
 
-    instance_id = NameField(INSTANCE_ID, required=False, help_text="Its id; random by default.")
+    instance_id = InstanceIdField(required=False, help_text="Its id; random by default.")
     input = PayloadField(required=False, allow_null=True, default=None, help_text="The input, any JSON.")
     start_at = MomentField(required=False, help_text="Not before this time.")
     version = NameField(required=False)
@@ -67,7 +63,7 @@ class StartSerializer(StrictSerializer):
 class ReasonSerializer(StrictSerializer):
     """Why something is done, for the audit trail."""
 
-    reason = TextField(required=False, allow_blank=True, default="", max_length=1000)
+    reason = ReasonField(required=False, default="", help_text="A line of text.")
 
 
 class TerminateSerializer(ReasonSerializer):
@@ -96,57 +92,6 @@ class SignalSerializer(StrictSerializer):
 
     input = PayloadField(required=False, allow_null=True, default=None, help_text="The operation's input.")
     signal_at = MomentField(required=False, help_text="Not before this time.")
-
-
-_TEXT = {"type": "string", "pattern": STORABLE, "minLength": 1}
-_TIME = {"type": "string", "format": "date-time"}
-_STATUS = {"type": "string", "enum": STATUSES}
-
-
-@extend_schema_field(
-    {
-        "type": "object",
-        "minProperties": 1,
-        "additionalProperties": False,
-        "properties": {
-            "status": {"anyOf": [_STATUS, {"type": "array", "items": _STATUS, "minItems": 1}]},
-            **dict.fromkeys(("name", "id_prefix", "parent", "queue", "version"), _TEXT),
-            **dict.fromkeys(
-                ("created_after", "created_before", "completed_after", "completed_before"), _TIME
-            ),
-        },
-        "patternProperties": {r"^tag\.[^\x00]+$": _TEXT},
-    }
-)
-class FiltersField(serializers.DictField):
-    """The list's filters, by their names."""
-
-
-class BulkSerializer(ReasonSerializer):
-    """One action over many instances: those of ``ids``, or those that ``filters`` find."""
-
-    schema_extra: ClassVar = {"oneOf": [{"required": ["ids"]}, {"required": ["filters"]}]}
-
-    action = serializers.ChoiceField(ACTIONS)
-    ids = serializers.ListField(
-        child=TextField(), required=False, min_length=1, max_length=MAX_BULK, help_text="Instance ids."
-    )
-    filters = FiltersField(
-        required=False, help_text="The list's filters, by their names; several values as an array."
-    )
-    dry_run = FlagField(required=False, default=False, help_text="Only count.")
-    limit = NumberField(
-        required=False, default=1000, min_value=1, max_value=MAX_BULK, help_text="How many at most."
-    )
-    recursive = FlagField(required=False, default=True, help_text="For terminate and purge.")
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Refuse what names nobody, and what names everybody by mistake."""
-        if ("ids" in attrs) == ("filters" in attrs):
-            raise serializers.ValidationError({"ids": ["Give either ids or filters."]})
-        if "filters" in attrs and not attrs["filters"]:
-            raise serializers.ValidationError({"filters": ["Give at least one filter."]})
-        return attrs
 
 
 # ------------------------------------------------------------------------------------- what goes out
@@ -210,6 +155,24 @@ class InstanceSerializer(serializers.Serializer[Instance]):
             found["input"] = payload(instance.input)
             found["output"] = payload(instance.output)
         return found
+
+
+class SteeredInstanceSerializer(InstanceSerializer):
+    """An instance after a change: whoever may not view it is told its id and its status."""
+
+    _always = ("instance_id", "status")
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        """Return the fields; most need not be there."""
+        fields = super().get_fields()
+        for name, field in fields.items():
+            field.required = name in self._always
+        return fields
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        """Return the instance as JSON, whole where the context has ``may_view``."""
+        found = super().to_representation(instance)
+        return found if self.context.get("may_view") else {name: found[name] for name in self._always}
 
 
 class OrchestratorSerializer(serializers.Serializer[Any]):
@@ -296,24 +259,6 @@ class PendingSerializer(serializers.Serializer[Any]):
     events = serializers.ListField(child=serializers.CharField())
     children = PendingChildSerializer(many=True)
     entity_calls = PendingCallSerializer(many=True)
-
-
-class SkippedSerializer(serializers.Serializer[Any]):
-    """An instance that was left alone, and why."""
-
-    instance_id = serializers.CharField()
-    detail = serializers.CharField()
-
-
-class BulkResultSerializer(serializers.Serializer[Any]):
-    """What a bulk action has done, or would do."""
-
-    action = serializers.ChoiceField(ACTIONS)
-    dry_run = serializers.BooleanField()
-    matched = serializers.IntegerField(help_text="How many can be acted upon; of a dry run, all of them.")
-    done = serializers.IntegerField()
-    skipped = SkippedSerializer(many=True)
-    is_complete = serializers.BooleanField(help_text="Whether nothing is left beyond the limit.")
 
 
 class EntitySerializer(serializers.Serializer[Entity]):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.db import router
 from django.db.models import Model
 
 logger = logging.getLogger("durable_django.audit")
@@ -14,19 +18,36 @@ logger = logging.getLogger("durable_django.audit")
 _REPR = 200
 
 
-def leave_trail(
-    user: Any, model: type[Model], done: str, subjects: Sequence[tuple[int | None, str]], reason: str
-) -> None:
-    """Record that a user has ``done`` something to ``subjects``, each with its key and its name.
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who makes changes: a name for the log and, for one of Django's own users, their key."""
 
-    It goes to the log and, where Django's admin is installed and the user is known, to its `LogEntry`, in the
-    present transaction.
+    name: str
+    key: Any
+
+    @classmethod
+    def of(cls, user: Any) -> Author:
+        """Return who a request's user is, whatever has authenticated them.
+
+        It takes a query, so that it is asked once for all changes of a request.
+        """
+        if user is None or not user.is_authenticated:
+            return cls("Somebody", None)
+        return cls(str(user), user.pk if _is_known(user) else None)
+
+
+def leave_trail(
+    author: Author, model: type[Model], done: str, subjects: Sequence[tuple[int | None, str]], reason: str
+) -> None:
+    """Record that somebody has ``done`` something to ``subjects``, each with its key and its name.
+
+    It goes to the log and, where Django's admin is installed and the author is one of its users, to its
+    `LogEntry`, in the present transaction.
     """
-    who = user if user is not None and user.is_authenticated else None
     why = f": {reason}" if reason else ""
     for _, name in subjects:
-        logger.info("%s has %s %s%s", who or "Somebody", done, name, why)
-    if who is None or not apps.is_installed("django.contrib.admin"):
+        logger.info("%s", _on_one_line(f"{author.name} has {done} {name}{why}"))
+    if author.key is None:
         return
     from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
     from django.contrib.contenttypes.models import ContentType
@@ -35,7 +56,7 @@ def leave_trail(
     content_type = ContentType.objects.get_for_model(model)
     LogEntry.objects.bulk_create(
         LogEntry(
-            user_id=who.pk,
+            user_id=author.key,
             content_type_id=content_type.pk,
             object_id=None if key is None else str(key),
             object_repr=name[:_REPR],
@@ -44,3 +65,27 @@ def leave_trail(
         )
         for key, name in subjects
     )
+
+
+def _is_known(user: Any) -> bool:
+    """Tell whether there is a row for a user, without which the admin's log has nobody to point at.
+
+    Tokens may stand for users of another service, or for those who have left.
+    """
+    if not apps.is_installed("django.contrib.admin"):
+        return False
+    model = get_user_model()
+    if not isinstance(user, model) or user.pk is None:
+        return False
+    from django.contrib.admin.models import LogEntry
+
+    using = router.db_for_write(LogEntry)
+    try:
+        return model._base_manager.using(using).filter(pk=user.pk).exists()
+    except (TypeError, ValueError, ValidationError):  # A key of another kind than theirs.
+        return False
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text with everything escaped that could end a line or move what is shown of it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -105,3 +105,13 @@ def test_an_entity_is_deleted_unless_it_is_locked(api: APIClient, accounts: None
 def test_an_operation_without_control_characters_is_asked_for(api: APIClient) -> None:
     response = api.post(f"{ROOT}account/7/signal/T%C2%87/", {}, format="json")
     assert (response.status_code, response.json()["errors"][0]["field"]) == (400, "operation")
+
+
+def test_one_with_neither_a_state_nor_a_lock_is_none(api: APIClient, accounts: None) -> None:
+    make_entity("account", "9", state=None)
+    make_entity("account", "10", state=None, holder=Instance.objects.get())
+    listed = [one["key"] for one in api.get(f"{ROOT}?name=account").json()["results"]]
+    assert listed == ["7", "8", "10"]
+    assert api.get(f"{ROOT}account/9/").status_code == 404
+    assert api.delete(f"{ROOT}account/9/").status_code == 404
+    assert api.get(f"{ROOT}account/10/").json()["locked_by"] == "holder"

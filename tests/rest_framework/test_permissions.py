@@ -136,7 +136,8 @@ class TestTenants:
 
     def test_lists_bulk_and_figures_have_only_ones_own(self, two: APIClient) -> None:
         factories.make_instance("two-1")
-        Entity.objects.create(name="account", key="two", last_modified_at=clock.aware(factories.NOW))
+        at = clock.aware(factories.NOW)
+        Entity.objects.create(name="account", key="two", state="1", last_modified_at=at)
         listed = two.get("/durable/instances/").json()["results"]
         assert [one["instance_id"] for one in listed] == ["two-1"]
         assert [one["key"] for one in two.get("/durable/entities/").json()["results"]] == ["two"]

@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import OuterRef, QuerySet, Subquery
+from django.http import Http404
+from django.utils.functional import cached_property
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import APIException, NotFound, ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
@@ -25,15 +28,22 @@ from durable_django.rest_framework import problems
 from durable_django.rest_framework.fields import NAME
 from durable_django.rest_framework.parsers import StrictJSONParser
 from durable_django.rest_framework.permissions import permission
-from durable_django.rest_framework.problems import CONTENT_TYPE, LengthRequiredError, TooLargeError, invalid
+from durable_django.rest_framework.problems import (
+    CONTENT_TYPE,
+    LengthRequiredError,
+    TooLargeError,
+    invalid,
+    unknown,
+)
 from durable_django.rest_framework.scoping import Scope, scope
 from durable_django.rest_framework.serializers import ProblemSerializer, ReasonSerializer
 from durable_django.store import families
-from durable_django.store.audit import leave_trail
+from durable_django.store.audit import Author, leave_trail
 
 _INSTANCE_ID = OpenApiParameter(
     "instance_id", str, OpenApiParameter.PATH, examples=[OpenApiExample("An order", value="order-42")]
 )
+VIEW = "view_instance"
 FLAGS = {"true": True, "false": False}
 
 
@@ -55,6 +65,8 @@ class DurableView(GenericAPIView[Any]):
 
     schema = AutoSchema()
     parser_classes = [StrictJSONParser]
+    # The project's versions are those of its own views, and none of this API's URLs has one.
+    versioning_class = None
     filter_backends: Sequence[Any] = ()
     required_permissions: ClassVar[dict[str, str | None]] = {}
     parameters: ClassVar[frozenset[str] | None] = frozenset()
@@ -89,11 +101,7 @@ class DurableView(GenericAPIView[Any]):
             raise LengthRequiredError
         if self.parameters is None:
             return
-        unknown = sorted(set(request.query_params) - self.parameters - {"format"})
-        if unknown:
-            raise ValidationError(
-                {name: ["There is no such query parameter."] for name in unknown}, "unknown"
-            )
+        refuse_unknown(request, self.parameters)
 
     # ---------------------------------------------------------------- what it works on
 
@@ -116,14 +124,23 @@ class DurableView(GenericAPIView[Any]):
         """What the request may see."""
         return scope(self.request)
 
+    @cached_property
+    def author(self) -> Author:
+        """Who the audit trail says has done it."""
+        return Author.of(self.request.user)
+
     def instances(self) -> QuerySet[Instance]:
         """Return the instances that the request may see, each with ``parent_instance_id``."""
         visible = self.scope.instances(Instance.objects.using(self.using))
         return visible.annotate(parent_instance_id=self._name_of("parent_id"))
 
     def entities(self) -> QuerySet[Entity]:
-        """Return the entities that the request may see, each with ``locked_by``."""
-        visible = self.scope.entities(Entity.objects.using(self.using))
+        """Return the entities that the request may see, each with ``locked_by``.
+
+        One that has neither a state nor a lock is none, as for `DurableTaskClient.get_entity`.
+        """
+        real = Entity.objects.using(self.using).exclude(state__isnull=True, lock_instance__isnull=True)
+        visible = self.scope.entities(real)
         return visible.annotate(locked_by=self._name_of("lock_instance_id"))
 
     def _name_of(self, key: str) -> Subquery:
@@ -131,21 +148,22 @@ class DurableView(GenericAPIView[Any]):
         visible = self.scope.instances(Instance.objects.using(self.using))
         return Subquery(visible.filter(pk=OuterRef(key)).values("instance_id")[:1])
 
-    def find(self, instance_id: str, *, lock: bool = False) -> Instance:
-        """Return an instance, locked if the transaction is to change it.
+    def find(self, instance_id: str, *, lock: bool = False, payloads: bool = True) -> Instance:
+        """Return an instance, locked if the transaction is to change it, and read without its payloads if
+        nobody is to see them.
 
         Raises:
             NotFound: There is none that the request may see.
         """
         found = None
         if scrub(instance_id) == instance_id and len(instance_id) <= MAX_ID_LENGTH:
-            found = self._find_instance(instance_id, lock=lock)
+            query = self.instances().filter(instance_id=instance_id)
+            found = self._first(query if payloads else light(query), lock=lock)
         if found is None:
             raise NotFound(f"There is no orchestration instance {instance_id!r}.")
         return found
 
-    def _find_instance(self, instance_id: str, *, lock: bool) -> Instance | None:
-        query = self.instances().filter(instance_id=instance_id)
+    def _first(self, query: QuerySet[Instance], *, lock: bool) -> Instance | None:
         if lock:
             # On its own: what a scope joins is not to be locked.
             families.lock(self.using, list(query.values_list("pk", flat=True)))
@@ -181,6 +199,17 @@ class DurableView(GenericAPIView[Any]):
         self.required_permissions = {self.request.method or "": codename}  # type: ignore[misc]  # this request's
         self.check_permissions(self.request)
 
+    def allows(self, codename: str) -> bool:
+        """Tell whether the request has another permission."""
+        before = self.required_permissions
+        try:
+            self.demand(codename)
+        except (APIException, Http404, PermissionDenied):
+            return False
+        finally:
+            self.required_permissions = before  # type: ignore[misc]  # as above
+        return True
+
     def flag(self, name: str, default: bool) -> bool:
         """Return a query parameter that is true or false.
 
@@ -206,8 +235,23 @@ class DurableView(GenericAPIView[Any]):
         """
         with transaction.atomic(self.using):
             result = checked(change)
-            leave_trail(self.request.user, type(subject), done, [(subject.pk, name)], reason)
+            leave_trail(self.author, type(subject), done, [(subject.pk, name)], reason)
         return result
+
+
+def light(query: QuerySet[Instance]) -> QuerySet[Instance]:
+    """Return a query that does not read input and output, which may be large."""
+    return query.defer("input", "output")
+
+
+def refuse_unknown(request: Request, parameters: frozenset[str]) -> None:
+    """Do nothing if a request has no other query parameters than these.
+
+    Raises:
+        ValidationError: It has; the error names them.
+    """
+    if names := set(request.query_params) - parameters - {"format"}:
+        raise unknown(names, "There is no such query parameter.")
 
 
 def checked(call: Callable[[], Any]) -> Any:
@@ -231,6 +275,8 @@ def described(**description: Any) -> Callable[[Callable[..., Any]], Callable[...
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        if method.__name__ == "post":
+            description["responses"] |= _problems(411, 413, 415)
         if "instance_id" in inspect.signature(method).parameters:
             description["parameters"] = [_INSTANCE_ID, *description.get("parameters", ())]
         method.kwargs = {"schema": AutoSchema}  # type: ignore[attr-defined]  # spectacular's
@@ -247,6 +293,16 @@ def path_parameter(name: str, pattern: str = NAME) -> OpenApiParameter:
 
 
 def responses(success: Mapping[Any, Any], *errors: int) -> dict[Any, Any]:
-    """Return the responses of an operation, for the schema: errors are problem details."""
-    common = (400, 401, 403, 406, 429, *errors)
-    return {**success, **dict.fromkeys(((code, CONTENT_TYPE) for code in sorted(common)), ProblemSerializer)}
+    """Return the responses of an operation, for the schema: errors are problem details.
+
+    All keys have the same form: by the smallest, drf-spectacular tells whether the view gives a list.
+    """
+    found = {
+        code if isinstance(code, tuple) else (code, "application/json"): serializer
+        for code, serializer in success.items()
+    }
+    return {**found, **_problems(400, 401, 403, 406, 429, 503, *errors)}
+
+
+def _problems(*codes: int) -> dict[Any, Any]:
+    return dict.fromkeys(((code, CONTENT_TYPE) for code in sorted(codes)), ProblemSerializer)

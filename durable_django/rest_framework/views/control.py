@@ -18,19 +18,25 @@ from durable_django.client import DurableTaskError, OrchestrationStatus
 from durable_django.client.steering import ACTIONS, Action
 from durable_django.core.ids import check_name
 from durable_django.models import Instance, InstanceStatus
-from durable_django.rest_framework import filters
+from durable_django.rest_framework import cursors, filters
+from durable_django.rest_framework.bulk import BulkResultSerializer, BulkSerializer
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import (
-    BulkResultSerializer,
-    BulkSerializer,
     EventSerializer,
-    InstanceSerializer,
     ReasonSerializer,
     RestartedSerializer,
     RestartSerializer,
+    SteeredInstanceSerializer,
     TerminateSerializer,
 )
-from durable_django.rest_framework.views.base import DurableView, described, path_parameter, responses
+from durable_django.rest_framework.views.base import (
+    VIEW,
+    DurableView,
+    described,
+    light,
+    path_parameter,
+    responses,
+)
 from durable_django.store import families
 
 _PAGE = 200
@@ -43,7 +49,7 @@ class _ActionView(DurableView):
         """Do it, and return what comes of it."""
         action, options = ACTIONS[self.action], self.body()
         with transaction.atomic(self.using):
-            found = self.find(instance_id, lock=True)
+            found = self.find(instance_id, lock=True, payloads=False)
             check(action, found)
             return self.change(
                 action.done,
@@ -54,8 +60,10 @@ class _ActionView(DurableView):
             )
 
     def state(self, instance_id: str) -> Response:
-        """Return the instance as it is now."""
-        return Response(InstanceSerializer(self.find(instance_id)).data)
+        """Return the instance as it is now, as far as the request may view it."""
+        found = self.find(instance_id, payloads=False)
+        context = {"may_view": self.allows(VIEW)}
+        return Response(SteeredInstanceSerializer(found, context=context).data)
 
 
 class Terminate(_ActionView):
@@ -66,7 +74,7 @@ class Terminate(_ActionView):
     serializer_class = TerminateSerializer
 
     @described(
-        operation_id="terminate_instance", responses=responses({200: InstanceSerializer}, 404, 409, 413)
+        operation_id="terminate_instance", responses=responses({200: SteeredInstanceSerializer}, 404, 409)
     )
     def post(self, request: Request, instance_id: str) -> Response:
         """End an instance at once, and what it has started."""
@@ -81,7 +89,9 @@ class Suspend(_ActionView):
     required_permissions: ClassVar = {"POST": "suspend"}
     serializer_class = ReasonSerializer
 
-    @described(operation_id="suspend_instance", responses=responses({200: InstanceSerializer}, 404, 409))
+    @described(
+        operation_id="suspend_instance", responses=responses({200: SteeredInstanceSerializer}, 404, 409)
+    )
     def post(self, request: Request, instance_id: str) -> Response:
         """Make an instance take in nothing until it is resumed."""
         self.perform(instance_id)
@@ -95,7 +105,9 @@ class Resume(_ActionView):
     required_permissions: ClassVar = {"POST": "suspend"}
     serializer_class = ReasonSerializer
 
-    @described(operation_id="resume_instance", responses=responses({200: InstanceSerializer}, 404, 409))
+    @described(
+        operation_id="resume_instance", responses=responses({200: SteeredInstanceSerializer}, 404, 409)
+    )
     def post(self, request: Request, instance_id: str) -> Response:
         """Let a suspended instance go on."""
         self.perform(instance_id)
@@ -109,7 +121,9 @@ class Rewind(_ActionView):
     required_permissions: ClassVar = {"POST": "rewind"}
     serializer_class = ReasonSerializer
 
-    @described(operation_id="rewind_instance", responses=responses({200: InstanceSerializer}, 404, 409))
+    @described(
+        operation_id="rewind_instance", responses=responses({200: SteeredInstanceSerializer}, 404, 409)
+    )
     def post(self, request: Request, instance_id: str) -> Response:
         """Take a failed instance back to before its failure, and let it go on."""
         self.perform(instance_id)
@@ -138,7 +152,7 @@ class RaiseEvent(DurableView):
     @described(
         operation_id="raise_event",
         parameters=[path_parameter("event")],
-        responses=responses({202: None}, 404, 409, 413),
+        responses=responses({202: None}, 404, 409),
         examples=[OpenApiExample("An approval", value={"data": {"approved": True}}, request_only=True)],
     )
     def post(self, request: Request, instance_id: str, event: str) -> Response:
@@ -149,7 +163,7 @@ class RaiseEvent(DurableView):
             raise invalid("event", str(error)) from error
         data = self.body()["data"]
         with transaction.atomic(self.using):
-            found = self.find(instance_id)
+            found = self.find(instance_id, payloads=False)
             if found.status in families.TERMINAL:
                 raise ConflictError(
                     f"Orchestration instance {instance_id!r} has ended: it is "
@@ -173,7 +187,7 @@ class Bulk(DurableView):
 
     @described(
         operation_id="act_on_instances",
-        responses=responses({200: BulkResultSerializer}, 413),
+        responses=responses({200: BulkResultSerializer}),
         examples=[
             OpenApiExample(
                 "Rewind what failed last night",
@@ -191,34 +205,51 @@ class Bulk(DurableView):
         """Do one thing to many instances, each in a transaction of its own.
 
         Instances are given by `ids`, or by the list's `filters`. What cannot be acted upon is left alone; a
-        call ends after `limit` instances, and says whether that were all.
+        call ends after `limit` instances, and says whether that were all. With its `next` as `cursor`,
+        another call goes on after them, up to those that there were at the first one.
         """
         options = self.body()
         action = ACTIONS[options["action"]]
         self.demand(action.permission)
         chosen = self._chosen(options)
-        able = chosen.filter(status__in=[status.value for status in action.statuses])
+        after, until = options.get("cursor") or (0, self._latest())
+        able = chosen.filter(status__in=[status.value for status in action.statuses], pk__lte=until)
         result: dict[str, Any] = {"action": options["action"], "dry_run": options["dry_run"]}
         if options["dry_run"]:
+            matched = able.filter(pk__gt=after).count()
             return Response(
-                {**result, "matched": able.count(), "done": 0, "skipped": [], "is_complete": True}
+                {**result, "matched": matched, "done": 0, "skipped": [], "is_complete": True, "next": None}
             )
-        skipped = self._unable(chosen, action, options.get("ids", ()))
-        last, tried, refused = self._act(action, able, chosen, options)
+        unable = self._unable(chosen, action, options.get("ids", ()), after)
+        last, tried, refused = self._act(action, able, chosen, options, after)
+        is_complete = not able.filter(pk__gt=last).exists()
+        skipped = [one for key, one in unable if is_complete or key <= last]
         result |= {"matched": tried, "done": tried - len(refused), "skipped": [*skipped, *refused]}
-        return Response({**result, "is_complete": not able.filter(pk__gt=last).exists()})
+        following = None if is_complete else cursors.write(last, until)
+        return Response({**result, "is_complete": is_complete, "next": following})
 
     def _chosen(self, options: dict[str, Any]) -> QuerySet[Instance]:
+        visible = light(self.instances())
         if "ids" in options:
-            return self.instances().filter(instance_id__in=set(options["ids"]))
-        return filters.from_body(options["filters"], self.instances())
+            return visible.filter(instance_id__in=set(options["ids"]))
+        return filters.from_body(options["filters"], visible)
+
+    def _latest(self) -> int:
+        """Return the key beyond which everything is new: what keeps coming never ends."""
+        everything = Instance.objects.using(self.using)
+        return everything.order_by("-pk").values_list("pk", flat=True).first() or 0
 
     def _act(
-        self, action: Action, able: QuerySet[Instance], chosen: QuerySet[Instance], options: dict[str, Any]
+        self,
+        action: Action,
+        able: QuerySet[Instance],
+        chosen: QuerySet[Instance],
+        options: dict[str, Any],
+        after: int,
     ) -> tuple[int, int, list[dict[str, str]]]:
         """Act page by page; return the last key, how many were tried, and which of these were refused."""
         refused: list[dict[str, str]] = []
-        tried, last = 0, 0
+        tried, last = 0, after
         while tried < options["limit"]:
             size = min(_PAGE, options["limit"] - tried)
             page = list(able.filter(pk__gt=last).order_by("pk").values_list("pk", "instance_id")[:size])
@@ -249,17 +280,29 @@ class Bulk(DurableView):
             return str(error)
         return None
 
-    def _unable(self, chosen: QuerySet[Instance], action: Action, ids: Sequence[str]) -> list[dict[str, str]]:
-        """Return which of the ids cannot be acted upon, and why."""
+    def _unable(
+        self, chosen: QuerySet[Instance], action: Action, ids: Sequence[str], after: int
+    ) -> list[tuple[int, dict[str, str]]]:
+        """Return which of the ids that come after a key cannot be acted upon, and why, each with its key.
+
+        What is missing has the first one.
+        """
         if not ids:
             return []
-        statuses = dict(chosen.values_list("instance_id", "status"))
+        found = {
+            name: (key, status) for name, key, status in chosen.values_list("instance_id", "pk", "status")
+        }
         unable = []
         for instance_id in dict.fromkeys(ids):
-            if instance_id not in statuses:
-                unable.append({"instance_id": instance_id, "detail": "There is no such instance."})
-            elif (found := OrchestrationStatus(statuses[instance_id])) not in action.statuses:
-                unable.append({"instance_id": instance_id, "detail": f"It is {found}."})
+            key, status = found.get(instance_id, (0, None))
+            if status is None:
+                detail = "There is no such instance."
+            elif (present := OrchestrationStatus(status)) not in action.statuses:
+                detail = f"It is {present}."
+            else:
+                continue
+            if key > after or not after:
+                unable.append((key, {"instance_id": instance_id, "detail": detail}))
         return unable
 
 

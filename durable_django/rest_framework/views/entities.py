@@ -18,7 +18,7 @@ from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity
 from durable_django.rest_framework.fields import ENTITY
 from durable_django.rest_framework.filters import PAYLOADS, EntityFilter, FilterBackend
-from durable_django.rest_framework.pagination import KeysetPagination
+from durable_django.rest_framework.pagination import MAX_HEAVY_PAGE_SIZE, MAX_PAGE_SIZE, KeysetPagination
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import EntitySerializer, SignalSerializer
 from durable_django.rest_framework.views.base import (
@@ -53,6 +53,11 @@ class _EntityView(DurableView):
     def wants_state(self) -> bool:
         """Whether the state is wanted."""
         return self.flag(PAYLOADS, self.state_by_default)
+
+    @property
+    def max_page_size(self) -> int:
+        """How many items a page may have."""
+        return MAX_HEAVY_PAGE_SIZE if self.wants_state else MAX_PAGE_SIZE
 
 
 class EntityList(_EntityView):
@@ -116,7 +121,7 @@ class EntityDetail(_EntityView):
                 raise NotFound(f"There is no entity {str(found)!r} any more.")
             if deleted is False:
                 raise ConflictError(f"Entity {found} is locked by an orchestration.")
-            leave_trail(request.user, Entity, "deleted", [(found.pk, str(found))], reason)
+            leave_trail(self.author, Entity, "deleted", [(found.pk, str(found))], reason)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     def _find(self, name: str, key: str) -> Entity:
@@ -141,7 +146,7 @@ class Signal(DurableView):
             path_parameter("key", ENTITY),
             path_parameter("operation"),
         ],
-        responses=responses({202: None}, 404, 413),
+        responses=responses({202: None}, 404),
         examples=[OpenApiExample("A deposit", value={"input": 12}, request_only=True)],
     )
     def post(self, request: Request, name: str, key: str, operation: str) -> Response:
@@ -163,5 +168,5 @@ class Signal(DurableView):
                     entity_id, operation, options["input"], options.get("signal_at")
                 )
             )
-            leave_trail(request.user, Entity, f"signalled {operation!r} to", [(None, str(entity_id))], "")
+            leave_trail(self.author, Entity, f"signalled {operation!r} to", [(None, str(entity_id))], "")
         return Response(status=status.HTTP_202_ACCEPTED)

@@ -17,7 +17,13 @@ from durable_django.client.steering import ACTIONS
 from durable_django.models import Instance
 from durable_django.rest_framework import payloads
 from durable_django.rest_framework.filters import PAYLOADS, FilterBackend, InstanceFilter
-from durable_django.rest_framework.pagination import MAX_PAGE_SIZE, SIZE, KeysetPagination, page_size
+from durable_django.rest_framework.pagination import (
+    MAX_HEAVY_PAGE_SIZE,
+    MAX_PAGE_SIZE,
+    SIZE,
+    KeysetPagination,
+    page_size,
+)
 from durable_django.rest_framework.problems import invalid
 from durable_django.rest_framework.serializers import (
     HistoryEventSerializer,
@@ -25,7 +31,7 @@ from durable_django.rest_framework.serializers import (
     PendingSerializer,
     PurgedSerializer,
 )
-from durable_django.rest_framework.views.base import DurableView, described, responses
+from durable_django.rest_framework.views.base import DurableView, described, light, responses
 from durable_django.store import families, monitoring
 
 AFTER = "after"
@@ -47,6 +53,7 @@ EXAMPLE = {
     "waiting_for": ["approval_received"],
     "tags": {"customer": "7"},
     "parent": None,
+    "subject": "shop.order:42",
     "failure": None,
     "created_at": "2030-01-31T12:00:00Z",
     "start_at": "2030-01-31T12:00:00Z",
@@ -70,7 +77,12 @@ class _InstanceView(DurableView):
 
     def without_payloads(self, query: QuerySet[Instance]) -> QuerySet[Instance]:
         """Return a query that reads payloads only where they are wanted."""
-        return query if self.wants_payloads else query.defer("input", "output")
+        return query if self.wants_payloads else light(query)
+
+    @property
+    def max_page_size(self) -> int:
+        """How many items a page may have."""
+        return MAX_HEAVY_PAGE_SIZE if self.wants_payloads else MAX_PAGE_SIZE
 
 
 class InstanceList(_InstanceView):
@@ -125,7 +137,8 @@ class InstanceDetail(_InstanceView):
     )
     def get(self, request: Request, instance_id: str) -> Response:
         """Return an instance, with input and output unless `payloads=false`."""
-        return Response(self.get_serializer(self.find(instance_id)).data)
+        found = self.find(instance_id, payloads=self.wants_payloads)
+        return Response(self.get_serializer(found).data)
 
     @described(
         operation_id="purge_instance",
@@ -151,7 +164,7 @@ class InstanceDetail(_InstanceView):
     def _purge(self, instance_id: str, reason: str, *, recursive: bool) -> int:
         action = ACTIONS["purge"]
         with transaction.atomic(self.using):
-            found = self.find(instance_id, lock=True)
+            found = self.find(instance_id, lock=True, payloads=False)
             action.check(instance_id, OrchestrationStatus(found.status))
             purged: PurgeInstancesResult = self.change(
                 action.done,
@@ -177,7 +190,7 @@ class InstanceStatusView(_InstanceView):
     )
     def get(self, request: Request, instance_id: str) -> Response:
         """Return an instance: with 202 and `Retry-After` while it lives, with 200 once it has ended."""
-        found = self.find(instance_id)
+        found = self.find(instance_id, payloads=self.wants_payloads)
         data = self.get_serializer(found).data
         if found.status in families.TERMINAL:
             return Response(data)
@@ -208,7 +221,7 @@ class InstanceHistory(DurableView):
     def get(self, request: Request, instance_id: str) -> Response:
         """Return the events of an execution in order, page by page: `after` is the last one's `sequence`."""
         after, size, execution = number(request, AFTER), page_size(request), execution_of(request)
-        found = self.find(instance_id)
+        found = self.find(instance_id, payloads=False)
         events = monitoring.history(
             self.using, found.pk, execution or found.execution_id, after=after, limit=size
         )
@@ -224,9 +237,8 @@ class InstancePending(DurableView):
     @described(operation_id="get_instance_pending", responses=responses({200: PendingSerializer}, 404))
     def get(self, request: Request, instance_id: str) -> Response:
         """Return what an instance waits for now: activities, timers, events, children and entities."""
-        return Response(
-            pending_json(monitoring.pending(self.using, self.find(instance_id), self.instances()))
-        )
+        found = self.find(instance_id, payloads=False)
+        return Response(pending_json(monitoring.pending(self.using, found, self.instances())))
 
 
 class InstanceChildren(_InstanceView):
@@ -243,7 +255,7 @@ class InstanceChildren(_InstanceView):
         """Return the children that the request may see."""
         if getattr(self, "swagger_fake_view", False):
             return Instance.objects.none()
-        parent = self.find(self.kwargs["instance_id"])
+        parent = self.find(self.kwargs["instance_id"], payloads=False)
         return self.without_payloads(self.instances()).filter(parent_id=parent.pk)
 
     @described(

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter
 from rest_framework import status
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -20,14 +20,15 @@ from durable_django.core.annotations import input_hint
 from durable_django.core.json_schema import json_schema
 from durable_django.core.registry import default_registry
 from durable_django.models import Instance, InstanceStatus
+from durable_django.rest_framework.fields import check_reachable
 from durable_django.rest_framework.problems import ConflictError, invalid
 from durable_django.rest_framework.serializers import (
-    InstanceSerializer,
     OrchestratorSerializer,
     StartedSerializer,
     StartSerializer,
+    SteeredInstanceSerializer,
 )
-from durable_django.rest_framework.views.base import DurableView, checked, described, responses
+from durable_django.rest_framework.views.base import VIEW, DurableView, checked, described, responses
 from durable_django.store import families
 from durable_django.store.audit import leave_trail
 
@@ -78,7 +79,7 @@ class Start(DurableView):
                 description="Wait so many seconds for the end; no longer than the server allows.",
             )
         ],
-        responses=responses({200: InstanceSerializer, 202: StartedSerializer}, 404, 409, 413),
+        responses=responses({200: SteeredInstanceSerializer, 202: StartedSerializer}, 404, 409),
         examples=[
             OpenApiExample(
                 "An order",
@@ -97,6 +98,7 @@ class Start(DurableView):
             raise NotFound(f"There is no orchestrator {name!r} here.")
         wait = seconds(request)
         options = self.scope.start(self.body())
+        self._check_id(options)
         instance_id = self._start(name, options)
         if wait:
             try:
@@ -104,8 +106,10 @@ class Start(DurableView):
             except TimeoutError:
                 pass
             else:
-                serializer = InstanceSerializer(self.find(instance_id), context={"payloads": True})
-                return Response(serializer.data)
+                may_view = self.allows(VIEW)
+                found = self.find(instance_id, payloads=may_view)
+                context = {"payloads": may_view, "may_view": may_view}
+                return Response(SteeredInstanceSerializer(found, context=context).data)
         namespace = request.resolver_match.namespace if request.resolver_match else app_name
         urls = {
             f"{part}_url": request.build_absolute_uri(
@@ -119,25 +123,43 @@ class Start(DurableView):
     def _start(self, name: str, options: dict[str, Any]) -> str:
         given = {**options}
         policy = given.pop("reuse_id_policy", None)
-        if policy is not None:
-            given["reuse_id_policy"] = OrchestrationIdReusePolicy(OrchestrationStatus[one] for one in policy)
         with transaction.atomic(self.using):
-            if policy is not None and "instance_id" in given:
-                self._replace(given["instance_id"], policy)
+            # Without a holder there is nothing to replace: whoever comes meanwhile has not been asked about.
+            if (
+                policy is not None
+                and "instance_id" in given
+                and self._may_replace(given["instance_id"], policy)
+            ):
+                statuses = (OrchestrationStatus[one] for one in policy)
+                given["reuse_id_policy"] = OrchestrationIdReusePolicy(statuses)
             started: str = checked(lambda: self.client.schedule_new_orchestration(name, **given))
             key = Instance.objects.using(self.using).values_list("pk", flat=True).get(instance_id=started)
-            leave_trail(self.request.user, Instance, "started", [(key, started)], "")
+            leave_trail(self.author, Instance, "started", [(key, started)], "")
         return started
 
-    def _replace(self, instance_id: str, policy: Sequence[str]) -> None:
-        """See that the request may end and delete the holder of an id, if the policy is about to."""
-        for holder in families.lock_all(self.using, [instance_id]):
+    def _check_id(self, options: dict[str, Any]) -> None:
+        """Check an id that a scope has made, as one that came with the request."""
+        try:
+            check_reachable(str(options.get("instance_id") or ""))
+        except ValidationError as error:
+            raise ValidationError({"instance_id": error.detail}) from error
+
+    def _may_replace(self, instance_id: str, policy: Sequence[str]) -> bool:
+        """Tell whether somebody holds an id, and refuse a request that may not end and delete them.
+
+        Raises:
+            ConflictError: The request may not even see them.
+            PermissionDenied: The policy is about to replace them.
+        """
+        holders = families.lock_all(self.using, [instance_id])
+        for holder in holders:
             if not self.instances().filter(pk=holder.pk).exists():
                 raise ConflictError(f"There is an orchestration instance {instance_id!r} already.")
             if InstanceStatus(holder.status).name in policy:
                 for action in ("purge",) if holder.status in families.TERMINAL else ("terminate", "purge"):
                     self.demand(ACTIONS[action].permission)
-                leave_trail(self.request.user, Instance, "purged", [(holder.pk, instance_id)], "replaced")
+                leave_trail(self.author, Instance, "purged", [(holder.pk, instance_id)], "replaced")
+        return bool(holders)
 
 
 def seconds(request: Request) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 import time
@@ -10,11 +11,15 @@ from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
+from django.contrib import auth
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
-from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import APIException
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -94,6 +99,8 @@ class InstanceStream(DurableView):
         Under ASGI these are server-sent events. Under WSGI, or with `wait`, it answers once, as soon as there
         is something that comes after `after`; ask again from the `after` and the `execution_id` that it
         returns: an instance that starts over begins a new history.
+
+        A stream ends as well, within some seconds, when whoever reads it may no longer do so.
         """
         after, execution = number(request, AFTER), execution_of(request)
         seen = _LAST_EVENT.fullmatch(request.headers.get("Last-Event-ID", ""))
@@ -107,6 +114,21 @@ class InstanceStream(DurableView):
         if request.method == "HEAD":
             return HttpResponse(content_type=_CONTENT_TYPE)
         return StreamingHttpResponse(_stream(look, first), content_type=_CONTENT_TYPE, headers=_HEADERS)
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """Return the request for this view; remember it as it came, before it is given a user here."""
+        self._as_it_came = _copy(request)
+        return super().initialize_request(request, *args, **kwargs)
+
+    def admit_again(self) -> None:
+        """Let the request in once more, with its session, its user and their permissions as they are now.
+
+        Raises:
+            APIException, Http404, PermissionDenied: It would not be let in now.
+        """
+        self.request = self.initialize_request(as_if_new(self._as_it_came), *self.args, **self.kwargs)
+        self.perform_authentication(self.request)
+        self.check_permissions(self.request)
 
     def _poll(self, look: Look, first: dict[str, Any], wait: float) -> Response:
         until, found = time.monotonic() + wait, first
@@ -152,14 +174,19 @@ class Look:
             "after": self.after,
         }
 
-    def changes_and_close(self) -> dict[str, Any]:
-        """Do what `changes` does, and keep no connection until the next look."""
+    def changes_and_close(self, *, is_to_ask: bool) -> dict[str, Any]:
+        """Do what `changes` does, and keep no connection until the next look.
+
+        ``is_to_ask`` asks first whether the request may still look; see `InstanceStream.admit_again`.
+        """
         try:
+            if is_to_ask:
+                self._view.admit_again()
             return self.changes()
         finally:
-            connection = connections[self._view.using]
-            if not connection.in_atomic_block:
-                connection.close()
+            for connection in connections.all(initialized_only=True):
+                if not connection.in_atomic_block:
+                    connection.close()
 
     def _read(self, found: Instance) -> list[monitoring.Recorded]:
         assert self.execution is not None
@@ -180,14 +207,35 @@ async def _stream(look: Look, first: dict[str, Any]) -> AsyncIterator[str]:
             return
         if not found["events"]:
             await asyncio.sleep(_LOOK_SECONDS)
-        if time.monotonic() > beat_at:
+        if is_due := time.monotonic() > beat_at:
             beat_at = time.monotonic() + _BEAT_SECONDS
             yield ": still here\n\n"  # So that a client that has gone is noticed.
         try:
-            found = await sync_to_async(look.changes_and_close)()
-        except NotFound:
+            found = await sync_to_async(look.changes_and_close)(is_to_ask=is_due)
+        except (APIException, Http404, PermissionDenied):
             yield _frame("end", {"status": None})
             return
+
+
+def as_if_new(request: HttpRequest) -> HttpRequest:
+    """Return a request as if it came in now, with its session and its user read again.
+
+    What REST framework's own authentication reads, such as tokens, it reads again by itself.
+    """
+    fresh, user = _copy(request), getattr(request, "user", None)
+    if auth.SESSION_KEY in getattr(request, "session", ()):
+        fresh.session = type(request.session)(request.session.session_key)
+        fresh.user = auth.get_user(fresh)
+    elif isinstance(user, Model):  # A middleware of the project's has set it.
+        known: Any = user.__class__._base_manager.filter(pk=user.pk).first()
+        fresh.user = known or AnonymousUser()
+    return fresh
+
+
+def _copy(request: HttpRequest) -> HttpRequest:
+    copied = copy.copy(request)
+    copied.__dict__ |= request.__dict__  # What cannot be pickled is not copied.
+    return copied
 
 
 def _frame(name: str, data: Any, identity: str | None = None) -> str:

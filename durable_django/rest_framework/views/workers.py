@@ -116,7 +116,7 @@ class _MarkView(_WorkerView):
             found = self.worker(identity)
             if not workers.mark(self.using, identity, is_draining=self.is_draining):
                 raise NotFound(f"There is no worker {identity!r} any more.")
-            leave_trail(self.request.user, Worker, self.done, [(found.pk, str(found))], reason)
+            leave_trail(self.author, Worker, self.done, [(found.pk, str(found))], reason)
         return Response(WorkerSerializer(self.worker(identity)).data)
 
 
