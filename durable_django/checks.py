@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from datetime import UTC, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings as django_settings
 from django.core.checks import ERROR, WARNING, CheckMessage, Tags, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import NotSupportedError, connections
+from django.utils import timezone
 
 from durable_django import conf
 from durable_django.core import registry
 from durable_django.core.registry import Fault
+from durable_django.store import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +44,8 @@ CHECKS = {
     "W024": "SQLite transactions do not take the write lock when they begin.",
     "W025": "A SQLite file is not in WAL mode.",
     "W026": "A connection to a PostgreSQL on another host that is cut off silently hangs for many minutes.",
+    "E027": "USE_TZ is False, TIME_ZONE has summer time, and the database is not PostgreSQL.",
+    "E028": "The database has a TIME_ZONE of its own that is not UTC, and is not PostgreSQL.",
     # Those of the tasks backend, which looks for them itself, as backends do.
     "E031": "TASKS keeps tasks with durable_django, which is not installed.",
     "E032": "OPTIONS of a backend in TASKS are wrong.",
@@ -58,6 +64,7 @@ _OLDEST_MARIADB = (10, 6)
 _OLDEST_MYSQL = (8, 0)
 _TIMEOUTS = ("connect_timeout", "tcp_user_timeout", "keepalives_idle")
 _HERE = {"", "localhost", "127.0.0.1", "::1"}
+_ABOUT_TWO_YEARS = range(-731, 732)  # days from now
 _WAL = re.compile(r"journal_mode\s*[=(]\s*['\"]?wal\b", re.IGNORECASE)
 
 
@@ -112,7 +119,10 @@ def check_database_settings(**_: object) -> list[CheckMessage]:
     options = connection.settings_dict.get("OPTIONS") or {}
     match connection.vendor:
         case "sqlite":
-            return list(_check_sqlite(alias, options, in_memory=connection.is_in_memory_db()))
+            return [
+                *_check_sqlite(alias, options, in_memory=connection.is_in_memory_db()),
+                *_check_time_zone(alias, connection.settings_dict.get("TIME_ZONE")),
+            ]
         case "postgresql":
             host = connection.settings_dict.get("HOST") or ""
             return [
@@ -120,7 +130,10 @@ def check_database_settings(**_: object) -> list[CheckMessage]:
                 *_check_postgresql_timeouts(alias, host, options),
             ]
         case "mysql":
-            return list(_check_mysql_isolation(alias, options))
+            return [
+                *_check_mysql_isolation(alias, options),
+                *_check_time_zone(alias, connection.settings_dict.get("TIME_ZONE")),
+            ]
         case vendor:
             hint = "Use PostgreSQL, SQLite, MariaDB or MySQL."
             return [_message("E021", f"Database {alias!r} is {vendor}, which is not supported.", hint)]
@@ -204,6 +217,37 @@ def _check_mysql_isolation(alias: str, options: dict[str, Any]) -> Iterator[Chec
     # Django's own default is READ COMMITTED; None leaves it to the server, whose default is not.
     if str(options.get("isolation_level", "read committed")).lower() != "read committed":
         yield _isolation_message(alias, "Set to 'read committed', or remove,")
+
+
+def _check_time_zone(alias: str, own: str | None) -> Iterator[CheckMessage]:
+    """Check what is kept in the columns of databases whose times have no offset."""
+    if not django_settings.USE_TZ:
+        if len(_offsets(timezone.get_default_timezone())) > 1:
+            yield _message(
+                "E027",
+                f"Database {alias!r}: without USE_TZ it keeps times of {django_settings.TIME_ZONE}, where an "
+                "hour comes twice when summer time ends: timers and leases go wrong then.",
+                "Set USE_TZ = True, or a TIME_ZONE whose offset does not change, such as 'UTC'.",
+            )
+    elif own is not None and not _is_utc(own):
+        yield _message(
+            "E028",
+            f"Database {alias!r}: times of {own} are not read as they are written. They must be UTC.",
+            f"Remove DATABASES[{alias!r}]['TIME_ZONE'].",
+        )
+
+
+def _is_utc(name: str) -> bool:
+    try:
+        return _offsets(ZoneInfo(name)) == {timedelta(0)}
+    except (ZoneInfoNotFoundError, ValueError):
+        return False
+
+
+def _offsets(zone: tzinfo) -> set[timedelta | None]:
+    """Return the offsets from UTC that a zone has had or will have, from two years ago to two years ahead."""
+    now = clock.now().replace(tzinfo=UTC)
+    return {(now + timedelta(days=days)).astimezone(zone).utcoffset() for days in _ABOUT_TWO_YEARS}
 
 
 def _isolation_message(alias: str, remedy: str) -> CheckMessage:

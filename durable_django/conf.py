@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
@@ -24,6 +24,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
+from durable_django.core.ids import MAX_NAME_LENGTH, check_name
 from durable_django.core.limits import Limits
 from durable_django.core.serialization import DEFAULT_DATA_CONVERTER, DataConverter
 
@@ -43,7 +44,16 @@ def _is_integer(value: object) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    # What a thread can wait for: neither NaN nor the infinite is, nor an integer that no float holds.
+    return (_is_integer(value) or isinstance(value, float)) and abs(value) <= threading.TIMEOUT_MAX
+
+
+def _is_name(value: object) -> bool:
+    try:
+        check_name("any", value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_dispatcher(given: Any) -> bool:
@@ -58,8 +68,12 @@ def _is_dispatcher(given: Any) -> bool:
 _FLAG = _Kind("True or False", lambda value: isinstance(value, bool))
 _TEXT = _Kind("a non-empty string", lambda value: isinstance(value, str) and bool(value))
 _TEXT_OR_NONE = _Kind("a non-empty string or None", lambda value: value is None or _TEXT.accepts(value))
+_NAME_WORDS = f"a non-empty string of at most {MAX_NAME_LENGTH} characters without control characters"
+_NAME = _Kind(_NAME_WORDS, _is_name)
+_NAME_OR_NONE = _Kind(f"{_NAME_WORDS}, or None", lambda value: value is None or _is_name(value))
 _COUNT = _Kind("a positive integer", lambda value: _is_integer(value) and value > 0)
 _COUNT_OR_NONE = _Kind("a positive integer or None", lambda value: value is None or _COUNT.accepts(value))
+_PAGE = _Kind("an integer from 1 to 1,000", lambda value: _is_integer(value) and 1 <= value <= 1000)
 _SECONDS = _Kind("a positive number of seconds", lambda value: _is_number(value) and value > 0)
 _GRACE = _Kind("a number of seconds, 0 or more", lambda value: _is_number(value) and value >= 0)
 _INTERVAL = _Kind(
@@ -103,9 +117,9 @@ class Settings:
         _COUNT_OR_NONE, 1_048_576, "The largest payload, as UTF-8 bytes of JSON. None is no limit."
     )
     DEFAULT_VERSION: str | None = _key(
-        _TEXT_OR_NONE, None, "The version of orchestrations that are started without one."
+        _NAME_OR_NONE, None, "The version of orchestrations that are started without one."
     )
-    DEFAULT_QUEUE: str = _key(_TEXT, "default", "The queue of what names none.")
+    DEFAULT_QUEUE: str = _key(_NAME, "default", "The queue of what names none.")
     MAXIMUM_TIMER_INTERVAL: timedelta = _key(  # noqa: RUF009  (it returns a field)
         _INTERVAL, timedelta(days=3), "A longer timer is kept as a chain of timers of at most this interval."
     )
@@ -206,7 +220,7 @@ class Settings:
         "The dotted path of the class that says which instances and entities a REST request may see.",
     )
     REST_MAX_BODY_BYTES: int = _key(_COUNT, 2_097_152, "The largest body of a REST request, in bytes.")
-    REST_PAGE_SIZE: int = _key(_COUNT, 100, "How many items a REST list has on one page; at most 1,000.")
+    REST_PAGE_SIZE: int = _key(_PAGE, 100, "How many items a REST list has on one page; at most 1,000.")
     REST_MAX_WAIT_SECONDS: float = _key(
         _SECONDS, 30, "How long a REST request may wait for an orchestration, in seconds."
     )

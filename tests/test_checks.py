@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import pytest
 from django.apps import apps
 from django.core import checks as django_checks
 from django.core.checks import run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
 from django.db import NotSupportedError
 from django.test import override_settings
 
@@ -18,6 +21,7 @@ from durable_django import checks
 from durable_django.core import registry as registries
 from durable_django.core.decorators import activity, entity, orchestrator
 from durable_django.core.registry import Registry
+from durable_django.store import clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +38,8 @@ def ids(messages: Sequence[CheckMessage]) -> list[str]:
 
 def test_the_ids_do_not_change() -> None:
     assert " ".join(checks.CHECKS) == (
-        "E001 E002 E003 E004 E005 E006 E011 E012 E013 E014 E021 E022 E023 W024 W025 W026 E031 E032 E033"
+        "E001 E002 E003 E004 E005 E006 E011 E012 E013 E014 E021 E022 E023 W024 W025 W026 E027 E028 "
+        "E031 E032 E033"
     )
 
 
@@ -123,11 +128,16 @@ class TestDatabaseSettings:
     @pytest.fixture
     def use(self, monkeypatch: pytest.MonkeyPatch) -> Any:
         def use(
-            vendor: str, *, in_memory: bool = False, host: str = "", **options: object
+            vendor: str,
+            *,
+            in_memory: bool = False,
+            host: str = "",
+            zone: str | None = None,
+            **options: object,
         ) -> list[CheckMessage]:
             connection = SimpleNamespace(
                 vendor=vendor,
-                settings_dict={"HOST": host, "OPTIONS": options},
+                settings_dict={"HOST": host, "TIME_ZONE": zone, "OPTIONS": options},
                 is_in_memory_db=lambda: in_memory,
             )
             monkeypatch.setattr(checks, "connections", {"default": connection})
@@ -189,6 +199,60 @@ class TestDatabaseSettings:
         assert ids(use("mysql", isolation_level="READ COMMITTED")) == []
         assert ids(use("mysql", isolation_level="repeatable read")) == ["E023"]
         assert ids(use("mysql", isolation_level=None)) == ["E023"]
+
+    @pytest.mark.parametrize(
+        ("vendor", "options"),
+        [("sqlite", {"in_memory": True, "transaction_mode": "IMMEDIATE"}), ("mysql", {})],
+    )
+    def test_local_times_need_a_zone_without_summer_time(
+        self, use: Any, vendor: str, options: dict[str, Any]
+    ) -> None:
+        for zone in ("Europe/Berlin", "America/New_York", "Africa/Casablanca"):
+            with override_settings(USE_TZ=False, TIME_ZONE=zone):
+                (message,) = use(vendor, **options)
+            assert ids([message]) == ["E027"]
+            assert zone in message.msg
+            assert "USE_TZ = True" in str(message.hint)
+        for zone in ("UTC", "Asia/Kolkata", "Asia/Tokyo", "America/Phoenix"):
+            with override_settings(USE_TZ=False, TIME_ZONE=zone):
+                assert ids(use(vendor, **options)) == []
+        with override_settings(USE_TZ=True, TIME_ZONE="Europe/Berlin"):
+            assert ids(use(vendor, **options)) == []
+
+    def test_the_offsets_of_a_zone_are_those_of_about_now(self, use: Any) -> None:
+        with override_settings(USE_TZ=False, TIME_ZONE="Europe/Moscow"):  # without summer time since 2014
+            with clock.frozen(datetime(2015, 1, 1)):
+                assert ids(use("mysql")) == ["E027"]
+            with clock.frozen(datetime(2020, 1, 1)):
+                assert ids(use("mysql")) == []
+
+    @pytest.mark.parametrize(
+        ("vendor", "options"),
+        [("sqlite", {"in_memory": True, "transaction_mode": "IMMEDIATE"}), ("mysql", {})],
+    )
+    def test_a_zone_of_the_databases_own_must_be_utc(
+        self, use: Any, vendor: str, options: dict[str, Any]
+    ) -> None:
+        for zone in ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Europe/London", "Europe/Nowhere"):
+            (message,) = use(vendor, zone=zone, **options)
+            assert ids([message]) == ["E028"]
+            assert zone in message.msg
+            assert "Remove DATABASES['default']['TIME_ZONE']" in str(message.hint)
+        for zone in ("UTC", "Etc/UTC", "GMT"):
+            assert ids(use(vendor, zone=zone, **options)) == []
+
+    def test_a_worker_does_not_start_where_an_hour_comes_twice(self, use: Any) -> None:
+        with override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin"):
+            use("mysql")
+            with pytest.raises(SystemCheckError, match=r"durable_django\.E027"):
+                call_command("durable_worker", "--burst", verbosity=0)
+
+    def test_postgresql_keeps_moments_in_any_zone(self, use: Any) -> None:
+        pytest.importorskip("psycopg")
+
+        assert ids(use("postgresql", zone="Europe/Berlin")) == []
+        with override_settings(USE_TZ=False, TIME_ZONE="Europe/Berlin"):
+            assert ids(use("postgresql")) == []
 
     def test_another_database(self, use: Any) -> None:
         assert ids(use("oracle")) == ["E021"]

@@ -89,6 +89,17 @@ def test_values_follow_the_setting() -> None:
         ({"LISTEN": 1}, "True or False, not 1"),
         ({"POLL_INTERVAL": 0}, "positive number of seconds, not 0"),
         ({"POLL_INTERVAL": float("inf")}, "positive number of seconds, not inf"),
+        ({"POLL_INTERVAL": float("nan")}, "positive number of seconds, not nan"),
+        ({"LEASE_SECONDS": 10**400}, "positive number of seconds, not 1000"),
+        ({"SHUTDOWN_GRACE_SECONDS": 1e30}, r"number of seconds, 0 or more, not 1e\+30"),
+        ({"DEFAULT_QUEUE": ""}, r"\['DEFAULT_QUEUE'\] must be a non-empty string"),
+        ({"DEFAULT_QUEUE": "q" * 256}, r"\['DEFAULT_QUEUE'\] must be .* at most 255 characters"),
+        ({"DEFAULT_QUEUE": "a\nb"}, r"\['DEFAULT_QUEUE'\] must be .* without control characters"),
+        ({"DEFAULT_QUEUE": None}, r"\['DEFAULT_QUEUE'\] must be"),
+        ({"DEFAULT_VERSION": "v" * 256}, r"\['DEFAULT_VERSION'\] must be .* at most 255 characters"),
+        ({"DEFAULT_VERSION": "1\0"}, r"\['DEFAULT_VERSION'\] must be .* without control characters"),
+        ({"REST_PAGE_SIZE": 1001}, "an integer from 1 to 1,000, not 1001"),
+        ({"REST_PAGE_SIZE": 0}, "an integer from 1 to 1,000, not 0"),
         ({"LEASE_SECONDS": timedelta(seconds=60)}, "positive number of seconds"),
         ({"SHUTDOWN_GRACE_SECONDS": -1}, "number of seconds, 0 or more, not -1"),
         ({"SHUTDOWN_GRACE_SECONDS": False}, "number of seconds, 0 or more, not False"),
@@ -108,6 +119,12 @@ def test_everything_wrong_is_said_at_once() -> None:
         pytest.raises(ImproperlyConfigured, match=r"(?s)MAX_TRIES.*LISTEN"),
     ):
         _ = settings.DATABASE_ALIAS
+
+
+def test_what_is_just_within_its_bounds_is_fine() -> None:
+    given = {"DEFAULT_QUEUE": "q" * 255, "DEFAULT_VERSION": "v" * 255, "REST_PAGE_SIZE": 1000}
+    with override_settings(DURABLE_DJANGO=given):
+        assert {name: getattr(settings, name) for name in given} == given
 
 
 def test_no_grace_is_fine() -> None:

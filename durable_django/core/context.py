@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, MutableMapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from durable_django.core import events
@@ -14,6 +14,7 @@ from durable_django.core.ids import check_instance_id, check_name, child_instanc
 from durable_django.core.registry import ActivityRegistration, OrchestratorRegistration, check_priority
 from durable_django.core.retry import RetryPolicy
 from durable_django.core.tasks import CancellableTask, CompletableTask, TimerTask
+from durable_django.core.times import naive_utc
 
 if TYPE_CHECKING:
     from durable_django.core.replay import Execution
@@ -222,7 +223,8 @@ class OrchestrationContext:
         A time in the past fires at once.
 
         Raises:
-            ValueError: The delay leads beyond what a datetime holds.
+            TypeError: ``fire_at`` is neither.
+            ValueError: It leads beyond what a datetime holds.
         """
         return self._execution.schedule_timer(_due(fire_at, self.current_utc_datetime))
 
@@ -381,14 +383,17 @@ _PLAIN_ORCHESTRATOR = OrchestratorRegistration("", _unregistered)
 
 
 def _due(fire_at: datetime | timedelta, now: datetime) -> datetime:
+    # Never before now: not every database knows the times of antiquity.
     if isinstance(fire_at, timedelta):
+        if fire_at <= timedelta(0):
+            return now
         try:
             return now + fire_at
         except OverflowError:
             raise ValueError(f"fire_at {fire_at} leads beyond the calendar (the year 9999).") from None
     if not isinstance(fire_at, datetime):
         raise TypeError(f"fire_at must be a datetime or a timedelta, not {type(fire_at).__name__}")
-    return fire_at if fire_at.tzinfo is None else fire_at.astimezone(UTC).replace(tzinfo=None)
+    return max(naive_utc("fire_at", fire_at), now)
 
 
 def _checked_tags(tags: dict[str, str] | None) -> dict[str, str] | None:

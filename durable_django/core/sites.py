@@ -18,11 +18,15 @@ class Site(NamedTuple):
 
 
 def call_site() -> Site | None:
-    """Return the line of the user's code that is calling the engine now."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_engine(frame):
-        frame = frame.f_back
-    return Site(frame.f_code.co_filename, frame.f_lineno) if frame else None
+    """Return the line of the user's code that is calling the engine now.
+
+    None where nobody's code is: the engine decides on a retry by itself, for instance.
+    """
+    caller = _caller(sys._getframe(1))
+    # The engine has called the user's code. Whom it has not called has called it: a worker, or a test.
+    if caller is None or _engine_above(caller) is None:
+        return None
+    return Site(caller.f_code.co_filename, caller.f_lineno)
 
 
 def pause_site(body: Any) -> Site | None:
@@ -35,6 +39,18 @@ def pause_site(body: Any) -> Site | None:
         site = Site(frame.f_code.co_filename, frame.f_lineno)
         body = getattr(body, "gi_yieldfrom", None) or getattr(body, "cr_await", None)
     return site
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and _is_engine(frame):
+        frame = frame.f_back
+    return frame
+
+
+def _engine_above(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and not _is_engine(frame):
+        frame = frame.f_back
+    return frame
 
 
 def _is_engine(frame: FrameType) -> bool:

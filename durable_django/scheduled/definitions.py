@@ -14,7 +14,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from durable_django.entities import DurableEntity, EntityInstanceId
-from durable_django.scheduled.errors import ScheduleInvalidTransitionError, ScheduleNotFoundError
+from durable_django.scheduled.errors import (
+    ScheduleClientValidationError,
+    ScheduleInvalidTransitionError,
+    ScheduleNotFoundError,
+)
 from durable_django.scheduled.options import (
     ENTITY_NAME,
     ScheduleCreationOptions,
@@ -56,8 +60,12 @@ class ScheduleState:
         """Return the state with changes and a new token."""
         return replace(self, token=uuid.uuid4().hex, **changes)
 
-    def next_after(self, now: datetime) -> datetime:
-        """Return when the next run is due: after ``now``, or now."""
+    def next_after(self, now: datetime) -> datetime | None:
+        """Return when the next run is due: after ``now``, or now; None if none is left."""
+        due, end_at = self._unbounded_next_after(now), self.options.end_at
+        return None if due is None or (end_at is not None and due > end_at) else due
+
+    def _unbounded_next_after(self, now: datetime) -> datetime | None:
         options = self.options
         start_at = options.start_at
         if start_at is not None and start_at >= now and start_at != self.last_run_at:
@@ -66,9 +74,19 @@ class ScheduleState:
             return now
         return grid_after(now, start_at or self.created_at, options.interval)
 
-    def is_over_at(self, moment: datetime) -> bool:
-        """Tell whether a run may not be at ``moment`` any more."""
-        return self.options.end_at is not None and moment > self.options.end_at
+    def check_next(self, now: datetime) -> Self:
+        """Return the state, unless its options leave no run though they name no end.
+
+        Raises:
+            ScheduleClientValidationError: They do.
+        """
+        options = self.options
+        if options.end_at is None and self.next_after(now) is None:
+            raise ScheduleClientValidationError(
+                options.schedule_id,
+                f"interval {options.interval} leads beyond the calendar (the year 9999): no run is left.",
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as a JSON object."""
@@ -89,7 +107,7 @@ class ScheduleState:
         assert created_at is not None
         assert last_modified_at is not None
         return cls(
-            options=ScheduleCreationOptions.from_json(data["options"]),
+            options=ScheduleCreationOptions.from_state(data["options"]),
             status=ScheduleStatus(data["status"]),
             created_at=created_at,
             last_modified_at=last_modified_at,
@@ -119,9 +137,15 @@ class ScheduleState:
         )
 
 
-def grid_after(now: datetime, anchor: datetime, interval: timedelta) -> datetime:
-    """Return the first of ``anchor + n * interval`` (n may be 0) that is later than ``now``."""
-    return anchor + max(0, (now - anchor) // interval + 1) * interval
+def grid_after(now: datetime, anchor: datetime, interval: timedelta) -> datetime | None:
+    """Return the first of ``anchor + n * interval`` (n may be 0) that is later than ``now``.
+
+    None if that is beyond the calendar (the year 9999).
+    """
+    try:
+        return anchor + max(0, (now - anchor) // interval + 1) * interval
+    except OverflowError:
+        return None
 
 
 class Schedule(DurableEntity):
@@ -138,7 +162,7 @@ class Schedule(DurableEntity):
             )
         else:
             state = before.renewed(options=created, status=ScheduleStatus.ACTIVE, last_modified_at=now)
-        self._plan(state, now)
+        self._plan(state.check_next(now), now)
 
     def update_schedule(self, options: Mapping[str, Any]) -> None:
         """Change options; the next run is planned anew."""
@@ -147,7 +171,7 @@ class Schedule(DurableEntity):
         if updated == state.options:
             return
         now = self._now()
-        changed = state.renewed(options=updated, last_modified_at=now)
+        changed = state.renewed(options=updated, last_modified_at=now).check_next(now)
         if state.status is ScheduleStatus.ACTIVE:
             self._plan(changed, now)
         else:
@@ -177,18 +201,18 @@ class Schedule(DurableEntity):
         if due > now:  # The clock of the worker that took the signal is behind.
             self._signal(state, due)
             return
-        if not state.is_over_at(now) or now - due < state.options.interval:
+        try:
             self._start(state.options, due)
-            state = replace(state, last_run_at=due)
-        self._plan(state, now)
+        except Exception:  # The signal for the next run must not be lost with this one.
+            logger.exception("Schedule %s cannot start its run of %s", self._key(), due)
+        self._plan(replace(state, last_run_at=due), now)
 
     def _plan(self, state: ScheduleState, now: datetime) -> None:
         """Keep the state with its next run, and have it called then."""
         due = state.next_after(now)
+        self.set_state(replace(state, next_run_at=due))
         # Where no run is left, the signal at the end deletes the schedule.
-        is_over = state.is_over_at(due)
-        self.set_state(replace(state, next_run_at=None if is_over else due))
-        self._signal(state, due)
+        self._signal(state, due or max(now, state.options.end_at or now))
 
     def _signal(self, state: ScheduleState, due: datetime) -> None:
         self.signal_entity(self.entity_context.entity_id, RUN, state.token, signal_time=due)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+from durable_django.core.ids import check_instance_id, check_name
+from durable_django.core.times import naive_utc
 from durable_django.entities import EntityInstanceId
 from durable_django.scheduled.errors import ScheduleClientValidationError
 
 ENTITY_NAME = "schedule"
 MINIMUM_INTERVAL = timedelta(seconds=1)
+MAXIMUM_INTERVAL = date.max - date.min
 
 _MAX_ID_LENGTH = 200  # The ids of its runs add a time to it.
 
@@ -31,7 +34,8 @@ class ScheduleCreationOptions:
 
     The runs are at ``start_at`` and every interval from there; without it, every interval after the creation.
     ``start_at`` in the past only fixes the grid, unless ``start_immediately_if_late``: then the first run is
-    at once. No run is later than ``end_at``, after which the schedule deletes itself.
+    at once. No run is planned for later than ``end_at``: then the schedule deletes itself. One whose next run
+    would be beyond the calendar (the year 9999) does so after its last.
 
     Each run has an instance id of its own, made of the schedule's id and the time. A fixed
     ``orchestration_instance_id`` is used again and again instead: a run whose predecessor has not ended
@@ -52,6 +56,8 @@ class ScheduleCreationOptions:
 
     def __post_init__(self) -> None:
         check_schedule_id(self.schedule_id)
+        if self.orchestration_name is None:
+            raise ScheduleClientValidationError(self.schedule_id, "orchestration_name must be given.")
         _check_common(self.schedule_id, self)
         if not isinstance(self.interval, timedelta):
             raise ScheduleClientValidationError(self.schedule_id, "interval must be a timedelta.")
@@ -72,6 +78,14 @@ class ScheduleCreationOptions:
         """Rebuild the options that `to_json` has written."""
         return cls(**_from_json(data))
 
+    @classmethod
+    def from_state(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild the options of a schedule that there is, even if they could not be given any more."""
+        options = object.__new__(cls)
+        for name, value in _from_json(data).items():
+            object.__setattr__(options, name, value)
+        return options
+
 
 @dataclass(frozen=True)
 class ScheduleUpdateOptions:
@@ -79,6 +93,7 @@ class ScheduleUpdateOptions:
 
     Raises:
         ScheduleClientValidationError: An option cannot be as it is.
+        TypeError: ``interval`` is no timedelta.
     """
 
     orchestration_name: str | None = None
@@ -90,6 +105,8 @@ class ScheduleUpdateOptions:
     start_immediately_if_late: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.interval is not None and not isinstance(self.interval, timedelta):
+            raise TypeError(f"interval must be a timedelta, not {type(self.interval).__name__}")
         _check_common("", self)
 
     def to_json(self) -> dict[str, Any]:
@@ -119,7 +136,7 @@ class ScheduleQuery:
 
     def __post_init__(self) -> None:
         for name in ("created_from", "created_to"):
-            object.__setattr__(self, name, utc(getattr(self, name)))
+            object.__setattr__(self, name, utc(getattr(self, name), name))
 
 
 @dataclass(frozen=True)
@@ -165,11 +182,13 @@ def entity_id(schedule_id: str) -> EntityInstanceId:
         raise ScheduleClientValidationError(schedule_id, str(error)) from error
 
 
-def utc(value: datetime | None) -> datetime | None:
-    """Return a time as aware UTC; a naive one is taken to be UTC."""
-    if value is None:
-        return None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+def utc(value: datetime | None, what: str = "a time") -> datetime | None:
+    """Return a time as aware UTC; a naive one is taken to be UTC. ``what`` is what an error calls it.
+
+    Raises:
+        ValueError: In UTC it would be before the year 1 or after the year 9999.
+    """
+    return None if value is None else naive_utc(what, value).replace(tzinfo=UTC)
 
 
 def to_text(value: datetime | None) -> str | None:
@@ -184,24 +203,36 @@ def from_text(text: str | None) -> datetime | None:
 
 def _check_common(schedule_id: str, options: ScheduleCreationOptions | ScheduleUpdateOptions) -> None:
     """Check what both sorts of options have, and make times aware."""
+    try:
+        _check_texts(options)
+        _check_times(options)
+    except ValueError as error:
+        raise ScheduleClientValidationError(schedule_id, str(error)) from error
+    interval = options.interval
+    if isinstance(interval, timedelta) and not MINIMUM_INTERVAL <= interval <= MAXIMUM_INTERVAL:
+        raise ScheduleClientValidationError(
+            schedule_id,
+            f"interval must be at least 1 second and at most {MAXIMUM_INTERVAL.days} days, not {interval}.",
+        )
+
+
+def _check_texts(options: ScheduleCreationOptions | ScheduleUpdateOptions) -> None:
     for name in ("orchestration_name", "orchestration_instance_id"):
         value = getattr(options, name)
         if value is not None and not (isinstance(value, str) and value.strip()):
-            raise ScheduleClientValidationError(schedule_id, f"{name} must be a text that is not blank.")
-    if options.orchestration_instance_id and options.orchestration_instance_id.startswith("@"):
-        raise ScheduleClientValidationError(
-            schedule_id, "orchestration_instance_id must not start with '@', which marks entity ids."
-        )
+            raise ValueError(f"{name} must be a text that is not blank.")
+    if options.orchestration_name is not None:
+        check_name("orchestration", options.orchestration_name)
+    if options.orchestration_instance_id is not None:
+        check_instance_id(options.orchestration_instance_id, "orchestration_instance_id")
+
+
+def _check_times(options: ScheduleCreationOptions | ScheduleUpdateOptions) -> None:
     for name in ("start_at", "end_at"):
         value = getattr(options, name)
         if value is not None and not isinstance(value, datetime):
-            raise ScheduleClientValidationError(schedule_id, f"{name} must be a datetime.")
-        object.__setattr__(options, name, utc(value))
-    interval = options.interval
-    if isinstance(interval, timedelta) and interval < MINIMUM_INTERVAL:
-        raise ScheduleClientValidationError(
-            schedule_id, f"interval must be at least 1 second, not {interval}."
-        )
+            raise ValueError(f"{name} must be a datetime.")
+        object.__setattr__(options, name, utc(value, name))
 
 
 def _to_json(options: ScheduleCreationOptions | ScheduleUpdateOptions) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The one clock, and the one place where datetimes change their form.
 
 Inside the package a datetime is naive UTC, as orchestrators see it. What a database wants depends on the
-backend and on ``USE_TZ``; `to_database` and `from_database` know. The ORM is given aware datetimes.
+backend and on ``USE_TZ``; `to_database` and `from_orm` know. The ORM is given aware datetimes, or without
+``USE_TZ`` those of ``TIME_ZONE``, whatever zone the present request has activated.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def is_frozen() -> bool:
 def aware(value: datetime) -> datetime:
     """Return a naive UTC datetime as the ORM wants it."""
     result = value.replace(tzinfo=UTC)
-    return result if settings.USE_TZ else timezone.make_naive(result)
+    return result if settings.USE_TZ else timezone.make_naive(result, timezone.get_default_timezone())
 
 
 def naive(value: datetime) -> datetime:
@@ -69,7 +70,7 @@ def from_orm(value: datetime | str) -> datetime:
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if value.tzinfo is None and not settings.USE_TZ:
-        value = timezone.make_aware(value)
+        value = timezone.make_aware(value, timezone.get_default_timezone())
     return naive(value)
 
 

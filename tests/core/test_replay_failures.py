@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import re
 import sys
@@ -21,7 +23,9 @@ from durable_django.core.errors import (
     TaskFailedError,
 )
 from durable_django.core.replay import Execution
+from durable_django.core.retry import RetryPolicy
 from durable_django.core.tasks import Task, when_all, when_any
+from durable_django.scheduled import definitions
 from tests.core.harness import (
     COMPLETED,
     FAILED,
@@ -379,6 +383,36 @@ def test_the_line_is_the_users(live: bool) -> None:
 
     assert f"{__file__}:{line_of('a call')}." in changed.message
     assert f"{__file__}:{line_of('a pause')}." in missing.message
+
+
+def test_a_call_that_nobody_made_has_no_line() -> None:
+    def was(ctx: OrchestrationContext) -> Steps:
+        with contextlib.suppress(TaskFailedError):
+            yield ctx.call_activity("a")
+        yield ctx.call_activity("b")
+
+    def retries(ctx: OrchestrationContext) -> Steps:
+        policy = RetryPolicy(first_retry_interval=SECOND, max_number_of_attempts=2)
+        yield ctx.call_activity("a", retry_policy=policy)
+
+    world = recorded(was)
+    world.turn(task_failed(1))
+    message = failure_of(now_runs(world, retries)).message
+
+    assert "found that the code now makes create_timer. The" in message
+
+
+def test_the_line_of_an_orchestrator_of_the_package_is_named() -> None:
+    request = {"name": "report", "input": None, "instance_id": "the-one"}
+    code = definitions.start_scheduled_orchestration
+    world = World(code)
+    history = recorded(activity("a")).history
+    (started,) = (event for event in history if isinstance(event, events.ExecutionStartedEvent))
+    started.name, started.input = world.name, json.dumps(request)
+    world.history = history
+    message = failure_of(world.turn(raised("go"))).message
+
+    assert f"call_sub_orchestrator('report') with instance_id='the-one' at {definitions.__file__}:" in message
 
 
 def test_an_order_that_changed_is_found() -> None:

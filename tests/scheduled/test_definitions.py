@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from durable_django.scheduled import (
     ScheduleDescription,
     ScheduleInvalidTransitionError,
     ScheduleNotFoundError,
+    ScheduleQuery,
     ScheduleStatus,
     ScheduleUpdateOptions,
 )
@@ -31,6 +32,8 @@ from durable_django.worker import DurableTaskWorker
 
 HOUR = timedelta(hours=1)
 NOON = datetime(2030, 5, 1, 12, tzinfo=UTC)
+AFTER_THE_CALENDAR = datetime.max.replace(tzinfo=timezone(-5 * HOUR))
+BEFORE_THE_CALENDAR = datetime.min.replace(tzinfo=timezone(5 * HOUR))
 CODEC = PayloadCodec()
 
 
@@ -97,6 +100,11 @@ def test_the_grid_goes_on_from_its_anchor(now: float, expected: float) -> None:
     assert grid_after(at(now), NOON, HOUR) == at(expected)
 
 
+def test_the_grid_ends_with_the_calendar() -> None:
+    assert grid_after(NOON, NOON, timedelta(days=3_000_000)) is None
+    assert grid_after(datetime(9999, 12, 31, tzinfo=UTC), NOON, timedelta(days=2)) is None
+
+
 def test_the_grid_is_exact_after_a_billion_steps() -> None:
     odd = timedelta(seconds=1, microseconds=1)
     assert grid_after(NOON + 10**9 * odd, NOON, odd) == NOON + (10**9 + 1) * odd
@@ -154,24 +162,61 @@ class TestPlans:
         )
         assert json.loads(start.payload or "") == {"name": "report", "input": None, "instance_id": "the-one"}
 
+    def test_a_run_that_cannot_be_started_is_logged_and_the_next_is_planned(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hand = Hand().create()
+        assert hand.state is not None
+        hand.state = hand.state.replace('"report"', f'"{"r" * 300}"')  # from before names were looked at
+        hand.run(at(1))
+        assert (hand.started, hand.told.next_run_at, hand.signalled_at) == ([], at(2), at(2))
+        assert "daily cannot start its run of 2030-05-01 13:00:00+00:00" in caplog.text
+        assert "300 characters" in caplog.text
+
+    def test_an_immediate_run_that_cannot_be_started_is_not_tried_for_ever(self) -> None:
+        hand = Hand().create(start_immediately_if_late=True)
+        assert hand.state is not None
+        hand.state = hand.state.replace('"report"', '""')
+        assert hand.run(at(0)).signalled_at == at(1)
+
+    def test_an_update_repairs_what_could_not_be_started(self) -> None:
+        hand = Hand().create()
+        assert hand.state is not None
+        hand.state = hand.state.replace('"report"', '"re\\nport"')
+        hand.do("update_schedule", ScheduleUpdateOptions(orchestration_name="report")).run(at(1))
+        assert len(hand.started) == 1
+
 
 class TestEnd:
     def test_a_run_at_the_end_is_the_last(self) -> None:
         hand = Hand().create(end_at=at(1)).run(at(1.2))
         assert len(hand.started) == 1
-        assert (hand.told.next_run_at, hand.signalled_at) == (None, at(2))
+        assert (hand.told.next_run_at, hand.signalled_at) == (None, at(1.2))
 
-        hand.run(at(2))
+        hand.run(at(1.2))
         assert (hand.state, hand.started, hand.effects.signals) == (None, [], [])
 
-    def test_a_run_that_was_missed_before_the_end_is_not_made_up_for(self) -> None:
-        hand = Hand().create(end_at=at(1.5)).run(at(9))
-        assert (hand.started, hand.told.next_run_at) == ([], None)
+    def test_it_goes_at_its_end_however_far_the_next_run_would_be(self) -> None:
+        hand = Hand().create(end_at=at(24), interval=timedelta(days=365))
+        assert (hand.told.next_run_at, hand.signalled_at) == (None, at(24))
+        assert hand.run(at(24)).state is None
+
+    def test_a_run_that_was_missed_before_the_end_is_late(self) -> None:
+        hand = Hand().create(end_at=at(3.5)).run(at(9))
+        assert hand.started == ["daily-2030-05-01T13:00:00+00:00"]
+        assert (hand.told.next_run_at, hand.signalled_at) == (None, at(9))
+        assert hand.run(at(9)).state is None
 
     def test_a_later_end_brings_runs_back(self) -> None:
-        hand = Hand().create(end_at=at(1)).run(at(1))
-        hand.do("update_schedule", ScheduleUpdateOptions(end_at=at(3)), now=at(1.5))
+        hand = Hand().create(end_at=at(1.5)).run(at(1))
+        hand.do("update_schedule", ScheduleUpdateOptions(end_at=at(3)), now=at(1.2))
         assert hand.told.next_run_at == at(2)
+
+    def test_the_end_of_the_calendar_is_one(self) -> None:
+        hand = Hand().create(start_at=at(24), interval=timedelta(days=3_000_000)).run(at(24))
+        assert len(hand.started) == 1
+        assert (hand.told.next_run_at, hand.signalled_at) == (None, at(24))
+        assert hand.run(at(24)).state is None
 
 
 class TestChanges:
@@ -247,6 +292,13 @@ class TestRefusals:
         with pytest.raises(ScheduleClientValidationError, match="start_at must not be after end_at"):
             hand.do("update_schedule", ScheduleUpdateOptions(end_at=at(4)))
 
+    def test_a_schedule_that_would_never_run(self) -> None:
+        ages = timedelta(days=3_000_000)
+        with pytest.raises(ScheduleClientValidationError, match="beyond the calendar"):
+            Hand().create(interval=ages)
+        with pytest.raises(ScheduleClientValidationError, match="beyond the calendar"):
+            Hand().create().do("update_schedule", ScheduleUpdateOptions(interval=ages))
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -256,12 +308,20 @@ class TestRefusals:
             ({"schedule_id": "a@b"}, "'@'"),
             ({"schedule_id": "x" * 201}, "longer than 200"),
             ({"orchestration_name": ""}, "orchestration_name"),
+            ({"orchestration_name": None}, "orchestration_name must be given"),
+            ({"orchestration_name": "j" * 300}, "orchestration name has 300 characters"),
+            ({"orchestration_name": "j\n"}, r"orchestration name contains U\+000A"),
             ({"orchestration_instance_id": ""}, "orchestration_instance_id"),
+            ({"orchestration_instance_id": "i" * 300}, "orchestration_instance_id has 300 characters"),
+            ({"orchestration_instance_id": "a\0b"}, r"orchestration_instance_id contains U\+0000"),
             ({"orchestration_instance_id": "@x@y"}, "must not start with '@'"),
             ({"interval": timedelta(seconds=0.999)}, "at least 1 second"),
             ({"interval": -HOUR}, "at least 1 second"),
+            ({"interval": timedelta.max}, "interval must be .* at most 3652058 days"),
             ({"interval": 60}, "must be a timedelta"),
             ({"start_at": "tomorrow"}, "start_at must be a datetime"),
+            ({"start_at": AFTER_THE_CALENDAR}, "start_at .* lies beyond the calendar"),
+            ({"end_at": BEFORE_THE_CALENDAR}, "end_at .* lies beyond the calendar"),
             ({"start_at": at(2), "end_at": at(1)}, "start_at must not be after end_at"),
         ],
     )
@@ -274,6 +334,16 @@ class TestRefusals:
     def test_updates(self) -> None:
         with pytest.raises(ScheduleClientValidationError, match="at least 1 second"):
             ScheduleUpdateOptions(interval=timedelta(0))
+        with pytest.raises(ScheduleClientValidationError, match="300 characters"):
+            ScheduleUpdateOptions(orchestration_name="j" * 300)
+        with pytest.raises(ScheduleClientValidationError, match=r"end_at .* lies beyond the calendar"):
+            ScheduleUpdateOptions(end_at=AFTER_THE_CALENDAR)
+        with pytest.raises(TypeError, match="interval must be a timedelta, not int"):
+            ScheduleUpdateOptions(interval=5)  # type: ignore[arg-type]
+
+    def test_queries(self) -> None:
+        with pytest.raises(ValueError, match=r"created_to .* lies beyond the calendar"):
+            ScheduleQuery(created_to=AFTER_THE_CALENDAR)
 
 
 class TestRegistration:

@@ -149,3 +149,35 @@ def test_the_instants_are_those_of_the_table() -> None:
     }
     assert workers.client.get_entity(entity_id(ID)) is None
     assert workers.processors[0].next_due() is None
+
+
+def test_it_goes_at_its_end() -> None:
+    with clock.frozen(january(1)):
+        workers = TwoWorkers()
+        yearly = ScheduleCreationOptions(
+            ID, "report", timedelta(days=365), start_at=january(2), end_at=january(4)
+        )
+        workers.send("create_schedule", yearly)
+        workers.pass_time(january(3, 23))
+        assert workers.client.get_entity(entity_id(ID)) is not None
+        workers.pass_time(january(4))
+
+    (run,) = workers.client.get_all_orchestration_states()
+    assert run.created_at == january(2)
+    assert workers.client.get_entity(entity_id(ID)) is None
+    assert workers.processors[0].next_due() is None
+
+
+def test_an_outage_over_its_end_costs_no_run() -> None:
+    with clock.frozen(january(1)):
+        workers = TwoWorkers()
+        daily = ScheduleCreationOptions(ID, "report", timedelta(days=1), end_at=january(4))
+        workers.send("create_schedule", daily)
+        workers.pass_time(january(1, 12))
+        workers.be_away(until=january(20))
+        workers.pass_time(january(20, 1))
+
+    (run,) = workers.client.get_all_orchestration_states()
+    assert run.instance_id == f"{ID}-2030-01-02T00:00:00+00:00"
+    assert run.created_at == january(20)
+    assert workers.client.get_entity(entity_id(ID)) is None
