@@ -228,7 +228,7 @@ class Execution:
         if event is None:
             self._mailbox.add_wait(name, task)
         else:
-            task.complete(self.options.codec.loads(event.input, data_type))
+            self._deliver(event, task)
         return task
 
     def send_event(self, instance_id: str, name: str, payload: str | None) -> None:
@@ -372,7 +372,16 @@ class Execution:
     def _raise(self, event: events.EventRaisedEvent) -> None:
         task = self._mailbox.deliver(event)
         if task is not None:
-            task.complete(self.options.codec.loads(event.input, task._expected_type))
+            self._deliver(event, task)
+
+    def _deliver(self, event: events.EventRaisedEvent, task: CancellableTask[Any]) -> None:
+        """Complete a task with an event; data that cannot be read raise where the code yields the task."""
+        try:
+            data = self.options.codec.loads(event.input, task._expected_type)
+        except Exception as error:  # noqa: BLE001 - whatever the converter raises
+            task._settle(None, error)
+        else:
+            task.complete(data)
 
     # ---------------------------------------------------------------- the code
 

@@ -12,6 +12,7 @@ import pytest
 from durable_django.core import events
 from durable_django.core.context import OrchestrationContext
 from durable_django.core.errors import TaskCancelledError
+from durable_django.core.serialization import JsonDataConverter, PayloadCodec
 from durable_django.core.tasks import when_all, when_any
 from tests.core.harness import (
     COMPLETED,
@@ -293,6 +294,32 @@ def test_an_events_data_is_rebuilt_where_it_is_consumed(early: bool) -> None:
     else:
         outcome = world.turn(*letters)
     assert outcome.output == '["me", "you", null]'
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_data_that_cannot_be_read_raise_where_they_are_waited_for(early: bool, live: bool) -> None:
+    class Strict(JsonDataConverter):
+        def deserialize(self, data: str | None, target_type: Any = None) -> Any:
+            if target_type is Approval:
+                raise ValueError("no approval")
+            return super().deserialize(data, target_type)
+
+    def orchestrator(ctx: OrchestrationContext) -> Steps:
+        if early:
+            yield ctx.create_timer(SECOND)
+        approval = ctx.wait_for_external_event("x", data_type=Approval)
+        try:
+            yield approval
+        except ValueError as error:
+            return [str(error), approval.is_failed, (yield ctx.wait_for_external_event("x"))]
+
+    world = World(orchestrator, live=live, codec=PayloadCodec(Strict()))
+    world.begin()
+    letters = [raised("x", "1"), raised("x", "2")]
+    outcome = world.turn(*letters)
+    if early:
+        outcome = world.fire()
+    assert outcome.output == '["no approval", true, 2]'
 
 
 def test_events_are_sent(live: bool) -> None:
