@@ -14,7 +14,7 @@ from django.db import connections
 from durable_django.store import clock, wakeup
 from durable_django.store.operations import Address
 from durable_django.worker import polling
-from durable_django.worker.connections import tidy
+from durable_django.worker.connections import leave_atomic_blocks, tidy
 from durable_django.worker.entities import EntityProcessor, EntityReport
 
 logger = logging.getLogger("durable_django.worker")
@@ -184,6 +184,7 @@ class EntityLoop:
                 return self._processor.run_noted(address, self._note)
         except BaseException:  # Without this thread, the worker would only look alive.
             logger.exception("The operations of @%s@%s could not be performed", *address)
+            leave_atomic_blocks()
             with suppress(Exception):
                 connections[self._processor.using].close()
             time.sleep(polling.SHORTEST)

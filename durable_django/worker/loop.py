@@ -23,6 +23,7 @@ from durable_django.store.commits import Moved
 from durable_django.store.operations import Address
 from durable_django.worker import polling
 from durable_django.worker.activities import ActivityResult
+from durable_django.worker.connections import leave_atomic_blocks
 from durable_django.worker.intake import SMALL_BATCH
 from durable_django.worker.pool import ActivityPool
 from durable_django.worker.turns import TurnProcessor
@@ -430,6 +431,7 @@ class TurnLoop:
             self._poll_at = min(self._poll_at, time.monotonic() + seconds)
 
     def _survive(self) -> None:
+        leave_atomic_blocks()
         connections[self._using].close()
         self._poll_at = 0.0
         time.sleep(_OUTAGE_SECONDS)

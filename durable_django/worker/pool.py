@@ -12,10 +12,12 @@ from contextlib import suppress
 
 from asgiref.sync import sync_to_async
 from django.db import connections
+from django.db.transaction import TransactionManagementError
 
+from durable_django.core.errors import FailureDetails
 from durable_django.store.activities import Leased
 from durable_django.worker.activities import ActivityResult, ActivityRunner
-from durable_django.worker.connections import tidy
+from durable_django.worker.connections import leave_atomic_blocks, tidy
 
 logger = logging.getLogger("durable_django.worker")
 
@@ -65,6 +67,9 @@ class ActivityPool:
         self._on_loop: dict[int, Leased] = {}
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_stopping = False
+        self._tidied_at = 0.0
+        self._tidying: set[asyncio.Future[bool]] = set()
 
     def start(self) -> None:
         """Start the threads; the event loop starts with the first activity that needs it."""
@@ -164,6 +169,7 @@ class ActivityPool:
             closing = asyncio.run_coroutine_threadsafe(_close_connections(), self._loop)
             with suppress(TimeoutError):
                 closing.result(_CLOSING_SECONDS)
+            self._is_stopping = True
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _work(self) -> None:
@@ -178,16 +184,41 @@ class ActivityPool:
                 if started - tidied > _IDLE_SECONDS:
                     tidy()
                 result = self._runner.run(task)
-                tidy()
+                if tidy():
+                    result = self._undone(task, result)
                 tidied = time.perf_counter()
                 self._finish(task, result, tidied - started)
         finally:
             connections.close_all()
 
+    def _undone(self, task: Leased, result: ActivityResult) -> ActivityResult:
+        """Undo what an activity has left in an open atomic block, which is its failure."""
+        leave_atomic_blocks()
+        if result.failure is not None:
+            return result
+        error = TransactionManagementError(
+            "An atomic block was entered and never left: what was written in it is undone. Use `with "
+            "transaction.atomic():`."
+        )
+        started_at = result.event.started_at or result.event.timestamp
+        return self._runner.result(task, started_at, None, FailureDetails.from_exception(error))
+
     async def _run_async(self, task: Leased, at_once: asyncio.Semaphore) -> None:
         async with at_once:
             result = await self._runner.run_async(task)
+        if result.failure is not None or time.monotonic() - self._tidied_at > _IDLE_SECONDS:
+            self._tidy_later()
         self._finish(task, result, None)
+
+    def _tidy_later(self) -> None:
+        """Look after the connections of the event loop's activities, in the one thread that has them.
+
+        They may keep it busy: nobody waits for that. Whatever uses a connection next comes after it.
+        """
+        self._tidied_at = time.monotonic()
+        tidying = asyncio.ensure_future(sync_to_async(tidy)())
+        self._tidying.add(tidying)
+        tidying.add_done_callback(self._tidying.discard)
 
     def _finish(self, task: Leased, result: ActivityResult, seconds: float | None) -> None:
         if seconds is not None:
@@ -206,8 +237,17 @@ class ActivityPool:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._at_once = asyncio.Semaphore(self._concurrent)
-            threading.Thread(target=self._loop.run_forever, name="durable-async", daemon=True).start()
+            target, arguments = self._run_loop, (self._loop,)
+            threading.Thread(target=target, args=arguments, name="durable-async", daemon=True).start()
         return self._loop, self._at_once
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the event loop until the pool stops: an exit out of a task of some activity's ends it."""
+        while not self._is_stopping:
+            try:
+                loop.run_forever()
+            except BaseException:
+                logger.exception("The event loop of activities goes on after an exit in one of its tasks")
 
 
 async def _close_connections() -> None:

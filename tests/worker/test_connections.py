@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.db import DatabaseError, connection, connections, transaction
 from django.db.backends.signals import connection_created
 
@@ -121,3 +122,47 @@ def test_a_thread_without_connections_gets_none() -> None:
         return len(connections.all(initialized_only=True))
 
     assert elsewhere(run) == 0
+
+
+def test_a_database_that_is_no_more_is_forgotten() -> None:
+    def run() -> set[str]:
+        query()
+        kept._connected.aliases.add("tenant")
+        kept.tidy()
+        return kept._connected.aliases
+
+    assert elsewhere(run) == {"default"}
+
+
+def test_a_connection_that_cannot_be_looked_after_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a backend of the project's")
+
+    def run() -> None:
+        query()
+        own: Any = connections["default"]
+        own.close_if_unusable_or_obsolete = fail
+        kept.tidy()
+
+    elsewhere(run)
+    assert "The connection to 'default' could not be looked after" in caplog.text
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_atomic_blocks_that_nobody_leaves_are_undone(is_closed: bool) -> None:
+    def run() -> tuple[bool, bool, int]:
+        query()
+        transaction.atomic().__enter__()
+        transaction.atomic().__enter__()
+        Group.objects.create(name="lost")
+        if is_closed:
+            connection.close()
+        is_left_open = kept.tidy()
+        kept.leave_atomic_blocks()
+        Group.objects.create(name="kept")
+        return is_left_open, kept.tidy(), len(connection.savepoint_ids)
+
+    assert elsewhere(run) == (True, False, 0)
+    assert [group.name for group in Group.objects.all()] == ["kept"]

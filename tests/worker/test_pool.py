@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import queue
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
 
+from durable_django.core.context import ActivityContext
+from durable_django.core.events import TaskCompletedEvent
 from durable_django.core.registry import Registry
 from durable_django.core.serialization import PayloadCodec
 from durable_django.store.activities import Leased
-from durable_django.worker.activities import ActivityRunner
+from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.pool import ActivityPool
+from tests.acceptance.conftest import TIMEOUT, eventually
 from tests.factories import NOW
 
 THREADS = 4
+
+Run = Callable[[Callable[..., Any]], ActivityResult]
 
 
 @pytest.fixture
@@ -76,5 +89,96 @@ def test_a_first_one_that_takes_long_says_enough(pool: ActivityPool, monkeypatch
     assert not pool.is_untried
 
 
-def _leased(token: int) -> Leased:
-    return Leased(token, 1, "order", "execution", token, "pay", None, "default", None, NOW)
+class TestRunning:
+    """A pool at work, with one thread and one event loop."""
+
+    @pytest.fixture
+    def ran(self) -> Iterator[Run]:
+        """Give what runs an activity, each after the one before, in the same pool."""
+        registry = Registry()
+        results: queue.SimpleQueue[ActivityResult] = queue.SimpleQueue()
+        runner = ActivityRunner(registry, PayloadCodec(), "w")
+        pool = ActivityPool(runner, results.put, threads=1, concurrent=2)
+        pool.start()
+        tokens = itertools.count(1)
+
+        def run(activity: Callable[..., Any]) -> ActivityResult:
+            if activity.__name__ not in registry.activities:
+                registry.add_activity(activity)
+            token = next(tokens)
+            pool.submit([_leased(token, activity.__name__)])
+            result = results.get(timeout=TIMEOUT)
+            eventually(lambda: pool.is_idle)
+            return result
+
+        yield run
+        pool.stop()
+
+    def test_an_exit_in_a_task_of_an_activitys_ends_that_activity_alone(self, ran: Run) -> None:
+        async def careless(ctx: ActivityContext, _: None) -> None:
+            async def leave() -> None:
+                raise SystemExit(1)
+
+            await asyncio.gather(leave())
+
+        for _ in range(2):
+            failure = ran(careless).failure
+            assert failure is not None
+            assert failure.error_type == "builtins.SystemExit"
+            assert ran(wait).failure is None
+
+    def test_an_activity_that_stops_its_event_loop_stops_nothing(self, ran: Run) -> None:
+        async def stopping(ctx: ActivityContext, _: None) -> None:
+            asyncio.get_running_loop().stop()
+
+        for _ in range(2):
+            assert ran(stopping).failure is None
+            assert ran(wait).failure is None
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_atomic_block_that_is_never_left_fails_its_activity_alone(self, ran: Run) -> None:
+        def careless(ctx: ActivityContext, _: None) -> None:
+            transaction.atomic().__enter__()
+            Group.objects.create(name="lost")
+
+        def closing(ctx: ActivityContext, _: None) -> None:
+            careless(ctx, None)
+            connection.close()
+
+        def careful(ctx: ActivityContext, _: None) -> None:
+            Group.objects.create(name=f"kept {Group.objects.count()}")
+
+        for number, bad in enumerate((careless, closing, careless)):
+            failure = ran(bad).failure
+            assert failure is not None
+            assert "An atomic block was entered and never left" in failure.message
+            assert ran(careful).failure is None
+            assert Group.objects.count() == number + 1
+        assert not Group.objects.filter(name="lost").exists()
+
+    @pytest.mark.database("postgresql")
+    @pytest.mark.django_db(transaction=True)
+    def test_async_activities_get_a_new_connection_when_theirs_is_cut(self, ran: Run) -> None:
+        async def pid(ctx: ActivityContext, _: None) -> Any:
+            return await sync_to_async(ask)("SELECT pg_backend_pid()")
+
+        def ask(sql: str) -> Any:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchone()[0]
+
+        first = ran(pid).event
+        assert isinstance(first, TaskCompletedEvent)
+        ask(f"SELECT pg_terminate_backend({first.result}, 5000)")
+        ran(pid)  # This one fails, unless connections are checked beforehand.
+        again = ran(pid).event
+        assert isinstance(again, TaskCompletedEvent)
+        assert again.result != first.result
+
+
+async def wait(ctx: ActivityContext, _: None) -> None:
+    await asyncio.sleep(0)
+
+
+def _leased(token: int, name: str = "pay") -> Leased:
+    return Leased(token, 1, "order", "execution", token, name, None, "default", None, NOW)
