@@ -417,8 +417,8 @@ class Worker(models.Model):
     ``drained_at`` the worker's answer, when nothing was left.
 
     ``suspect`` is the instance whose code it has been running for long, or, after a crash, any instance that
-    it is about to run: if the process dies, that counts against the instance. ``suspect_operation`` is the
-    same for an entity's operation.
+    it is about to run: if the process dies, that counts against the instance. After a crash,
+    ``suspect_operations`` has the keys of the operations of entities that it performs.
     """
 
     identity = models.CharField(_("identity"), max_length=NAME_LENGTH, unique=True)
@@ -444,16 +444,7 @@ class Worker(models.Model):
         db_constraint=False,
         related_name="+",
     )
-    suspect_operation = models.ForeignKey(
-        EntityOperation,
-        models.DO_NOTHING,
-        verbose_name=_("suspected operation"),
-        null=True,
-        blank=True,
-        db_constraint=False,
-        db_index=False,
-        related_name="+",
-    )
+    suspect_operations = models.JSONField(_("suspected operations"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("worker")

@@ -64,7 +64,7 @@ class WorkerAdmin(ReadOnlyAdmin):
         "entities",
         "load_in_full",
         "suspect",
-        "suspect_operation",
+        "suspect_operations",
     )
     change_form_template = "admin/durable_django/worker/detail.html"
 

@@ -7,11 +7,13 @@ everything once more, and each recorded event must find its twin.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 from durable_django.core import events
 from durable_django.core.errors import FailureDetails, NonDeterminismError
 from durable_django.core.events import HistoryEvent
+from durable_django.core.failures import FailureLog
 from durable_django.core.sites import Site
 from durable_django.core.status import OrchestrationStatus
 
@@ -50,6 +52,15 @@ class End:
         if not self.trusted:
             return True
         return self.status is OrchestrationStatus.FAILED and isinstance(event, events.EventRaisedEvent)
+
+    def as_event(self, now: datetime, failures: FailureLog, last_step: int) -> HistoryEvent:
+        """Return what the history is to say of it; ``last_step`` is where the code's last decisions begin."""
+        if self.continue_as_new is not None:
+            return events.ContinueAsNewEvent(-1, now, self.continue_as_new.input)
+        event = events.ExecutionCompletedEvent(-1, now, self.status.value, self.output, self.failure)
+        if self.cause is not None and self.trusted:
+            event.failed_by, event.undo_from = failures.blame(self.cause, last_step)
+        return event
 
 
 @dataclass(slots=True)

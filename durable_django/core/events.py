@@ -139,7 +139,10 @@ class ExecutionResumedEvent(HistoryEvent):
 
 @dataclass(slots=True)
 class ExecutionRewoundEvent(HistoryEvent):
-    """The failed execution before this one was rewound into it."""
+    """The failed execution before this one was rewound into it.
+
+    ``sections`` are the critical sections that its code is in: it goes on when their locks are granted again.
+    """
 
     reason: str | None = None
     parent_execution_id: str | None = None
@@ -150,6 +153,7 @@ class ExecutionRewoundEvent(HistoryEvent):
     input: str | None = None
     parent_instance: ParentInstanceInfo | None = None
     tags: dict[str, str] | None = None
+    sections: list[str] | None = None
 
 
 @dataclass(slots=True)
@@ -240,8 +244,7 @@ class SubOrchestrationInstanceFailedEvent(HistoryEvent):
 class TimerCreatedEvent(HistoryEvent):
     """The code (or a retry policy) started a durable timer.
 
-    One that is as long as may be has ``final_fire_at``: later than ``fire_at``, it is the end of the last of
-    the pieces that a longer one is made of.
+    A long one is made of pieces: this is one of them, and ``final_fire_at`` is the end of the last.
     """
 
     ROW: ClassVar[Row] = Row(task_id="event_id")
@@ -397,6 +400,14 @@ class EntityUnlockSentEvent(HistoryEvent):
     critical_section_id: str
     parent_instance_id: str | None = None
     target_instance_id: str | None = None
+
+
+Call = TaskScheduledEvent | SubOrchestrationInstanceCreatedEvent
+Completed = TaskCompletedEvent | SubOrchestrationInstanceCompletedEvent
+Failed = TaskFailedEvent | SubOrchestrationInstanceFailedEvent
+Answer = (
+    Completed | Failed | EntityOperationCompletedEvent | EntityOperationFailedEvent | EntityLockGrantedEvent
+)
 
 
 def to_dict(event: HistoryEvent) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from durable_django.core.errors import (
 )
 from durable_django.core.events import HistoryEvent
 from durable_django.core.failures import FailureLog
+from durable_django.core.gate import Gate
 from durable_django.core.interrupts import is_workers_own
 from durable_django.core.mailbox import Mailbox
 from durable_django.core.options import ExecutionOptions
@@ -48,17 +49,6 @@ from durable_django.core.tasks import CancellableTask, CompletableTask, Retryabl
 from durable_django.core.timers import Timers
 
 logger = logging.getLogger("durable_django.replay")
-
-_Call = events.TaskScheduledEvent | events.SubOrchestrationInstanceCreatedEvent
-_Completed = events.TaskCompletedEvent | events.SubOrchestrationInstanceCompletedEvent
-_Failed = events.TaskFailedEvent | events.SubOrchestrationInstanceFailedEvent
-_Answer = (
-    _Completed
-    | _Failed
-    | events.EntityOperationCompletedEvent
-    | events.EntityOperationFailedEvent
-    | events.EntityLockGrantedEvent
-)
 
 _NEVER = datetime.min  # noqa: DTZ901 - naive UTC
 
@@ -75,23 +65,26 @@ class Execution:
         self._sets_custom_status = False
         self.length = 0
         """How many events the history has, appended ones included: the position of the next."""
+        self._position = -1
 
         self._started: events.ExecutionStartedEvent | None = None
         self._body: Body | None = None
         self._awaited: Task[Any] | None = None
         self._last_step = 0
         self._end: End | None = None
-        self._sealed = False
+        self.is_sealed = False
+        """Whether the code decides nothing any more: it is being dropped."""
         self._wanted_restart: tuple[str | None, bool] | None = None
 
         self._task_ids = itertools.count(1)
         self._uuid_numbers = itertools.count()
         self._open: dict[int, CompletableTask[Any]] = {}
         self._timers: Timers | None = None
-        self._retried: dict[int, _Call] = {}
+        self._retried: dict[int, events.Call] = {}
         self._failures = FailureLog()
         self._mailbox = Mailbox()
         self._entities: EntityCalls | None = None
+        self._gate: Gate | None = None
 
         self._undecided: dict[int, Decision] = {}
         self._appended: list[HistoryEvent] = []
@@ -124,11 +117,6 @@ class Execution:
         if self._timers is None:
             self._timers = Timers(self)
         return self._timers
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether the code decides nothing any more: it is being dropped."""
-        return self._sealed
 
     def replay(self, history: Iterable[HistoryEvent]) -> None:
         """Bring the code to where ``history`` ends.
@@ -163,7 +151,7 @@ class Execution:
         self._appended = []
         if self._timers is not None:
             self._timers.begin_turn(self._undecided)
-        if self._undecided:
+        if self._undecided and self._gate is None:
             self._adopt_undecided()
         consumed = 0
         for event in new_events:
@@ -182,7 +170,7 @@ class Execution:
 
     def close(self) -> None:
         """Drop the code where it stands. Its ``finally`` blocks run, but decide nothing."""
-        self._sealed = True
+        self.is_sealed = True
         self.is_replaying = self.is_replaying or self._end is None  # What is dropped half way logs nothing.
         body, self._body = self._body, None
         if body is None:
@@ -205,7 +193,7 @@ class Execution:
         return next(self._uuid_numbers)
 
     def schedule(
-        self, event: _Call, retry_policy: RetryPolicy | None, expected_type: Any
+        self, event: events.Call, retry_policy: RetryPolicy | None, expected_type: Any
     ) -> CompletableTask[Any]:
         """Decide on the activity or the child that ``event`` describes, and return its task."""
         task: CompletableTask[Any]
@@ -237,7 +225,7 @@ class Execution:
 
     def set_custom_status(self, payload: str | None) -> None:
         """Replace the custom status."""
-        if not self._sealed:
+        if not self.is_sealed:
             self.custom_status = payload
             self._sets_custom_status = True
 
@@ -249,7 +237,7 @@ class Execution:
 
     def decide(self, event: HistoryEvent, task: CompletableTask[Any] | None = None) -> None:
         """Take a decision of the code; ``task`` is the one that its result will complete."""
-        if self._sealed:
+        if self.is_sealed:
             return
         if task is not None:
             self._open[event.event_id] = task
@@ -280,10 +268,17 @@ class Execution:
 
     # ---------------------------------------------------------------- incoming events
 
-    def _apply(self, event: HistoryEvent) -> None:
-        """Let one event of the world happen to the code; the operators' trail is for people to read."""
+    def _apply(self, event: HistoryEvent, position: int | None = None) -> None:
+        """Let one event of the world happen to the code; the operators' trail is for people to read.
+
+        ``position`` is where the history has it; None is the end.
+        """
         handler = _HANDLERS.get(type(event))
         if handler is None:
+            return
+        self._position = self.length - 1 if position is None else position
+        if self._gate is not None and type(event) is not events.ExecutionRewoundEvent:
+            self._hold_back(self._gate, event)
             return
         if self._end is None:
             self._last_step = self._next_decision()
@@ -294,6 +289,21 @@ class Execution:
                 raise
             self._fail(error)
         self._advance()
+
+    def _hold_back(self, gate: Gate, event: HistoryEvent) -> None:
+        if not gate.opens(event, self._position):
+            return
+        self._gate = None
+        if not self.is_replaying:
+            self._adopt_undecided()
+        for position, held in gate.held:
+            if self._end is None:
+                self._apply(held, position)
+
+    def _rewind(self, event: events.ExecutionRewoundEvent) -> None:
+        if event.sections:
+            self._gate = self._gate or Gate()
+            self._gate.close(event.sections)
 
     def _start(self, event: events.ExecutionStartedEvent) -> None:
         if self._started is not None:
@@ -316,7 +326,7 @@ class Execution:
         if self._body is None:
             self._finish(returned)
 
-    def claim(self, event: _Answer) -> CompletableTask[Any] | None:
+    def claim(self, event: events.Answer) -> CompletableTask[Any] | None:
         """Take the open task that ``event`` completes."""
         task_id = event.task_scheduled_id
         task = self._open.pop(task_id, None)
@@ -325,14 +335,14 @@ class Execution:
             logger.warning("%s: %s for task #%s is ignored: nobody waits", self.instance_id, kind, task_id)
         return task
 
-    def _complete(self, event: _Completed) -> None:
+    def _complete(self, event: events.Completed) -> None:
         task_id = event.task_scheduled_id
         task = self.claim(event)
         if task is not None:
             self._retried.pop(task_id, None)
             task.complete(self.options.codec.loads(event.result, task._expected_type))
 
-    def _fail_task(self, event: _Failed) -> None:
+    def _fail_task(self, event: events.Failed) -> None:
         task_id = event.task_scheduled_id
         task = self.claim(event)
         if task is None:
@@ -350,7 +360,7 @@ class Execution:
 
     def fail_task(self, task: CompletableTask[Any], error: TaskFailedError) -> None:
         """Let a task fail, and keep book of it for a rewind."""
-        failure = self._failures.add(self.length - 1)
+        failure = self._failures.add(self._position)
         task._on_observed = {lambda: failure.observe(self._next_decision())}
         failure.error = ref(error)
         task._settle(None, error)
@@ -442,7 +452,7 @@ class Execution:
             status = OrchestrationStatus.RUNNING
         else:
             status = end.status
-            self._append(self._end_event(end))
+            self._append(end.as_event(self.now, self._failures, self._last_step))
         outcome = TurnOutcome(
             status=status,
             events=self._appended,
@@ -472,17 +482,10 @@ class Execution:
         if self._timers is not None:
             self._timers.clear()
 
-    def _end_event(self, end: End) -> HistoryEvent:
-        if end.continue_as_new is not None:
-            return events.ContinueAsNewEvent(-1, self.now, end.continue_as_new.input)
-        event = events.ExecutionCompletedEvent(-1, self.now, end.status.value, end.output, end.failure)
-        if end.cause is not None and end.trusted:
-            event.failed_by, event.undo_from = self._failures.blame(end.cause, self._last_step)
-        return event
-
 
 _HANDLERS: dict[type[HistoryEvent], Callable[[Execution, Any], None]] = {
     events.ExecutionStartedEvent: Execution._start,
+    events.ExecutionRewoundEvent: Execution._rewind,
     events.TaskCompletedEvent: Execution._complete,
     events.TaskFailedEvent: Execution._fail_task,
     events.SubOrchestrationInstanceCompletedEvent: Execution._complete,

@@ -25,13 +25,15 @@ class Rewound:
     ``kept`` are positions in the old history. ``open`` are the decisions, by task id, that have no result in
     what is kept: each must be under way, or is to be scheduled again. ``undone`` are the task ids of
     decisions that are gone: whatever still runs for them is nobody's any more. ``sections`` are the critical
-    sections that the code is in again: the failure has released their locks.
+    sections that the code is in again: the failure has released their locks. ``inside`` are the open
+    decisions, by task id, that were taken in them, and where in the old history.
     """
 
     kept: list[int] = field(default_factory=list)
     open: dict[int, HistoryEvent] = field(default_factory=dict)
     undone: set[int] = field(default_factory=set)
     sections: list[events.EntityLockRequestedEvent] = field(default_factory=list)
+    inside: dict[int, int] = field(default_factory=dict)
 
 
 def rewind(history: Sequence[HistoryEvent]) -> Rewound:
@@ -49,6 +51,7 @@ def rewind(history: Sequence[HistoryEvent]) -> Rewound:
         undo_from = len(history) if end.undo_from is None else end.undo_from
     released_from = _released_from(history)
     result = Rewound()
+    decided_at: dict[int, int] = {}
     for position, event in enumerate(history):
         if isinstance(event, events.ExecutionCompletedEvent) or position in failed:
             continue
@@ -58,12 +61,17 @@ def rewind(history: Sequence[HistoryEvent]) -> Rewound:
                 continue
             if isinstance(event, _AWAITED):
                 result.open[event.event_id] = event
+                decided_at[event.event_id] = position
         elif (task_id := completed_task_id(event)) is not None:
             if task_id in result.undone:
                 continue
             result.open.pop(task_id, None)
         result.kept.append(position)
-    result.sections = _open_sections([history[position] for position in result.kept])
+    entered = _open_sections(history, result.kept)
+    result.sections = [request for request, _ in entered]
+    if entered:
+        begin = min(position for _, position in entered)
+        result.inside = {one: decided_at[one] for one in result.open if decided_at[one] > begin}
     return result
 
 
@@ -77,17 +85,19 @@ def _released_from(history: Sequence[HistoryEvent]) -> int:
     return position
 
 
-def _open_sections(kept: Sequence[HistoryEvent]) -> list[events.EntityLockRequestedEvent]:
-    """Return the requests of the critical sections that were entered and not left."""
+def _open_sections(
+    history: Sequence[HistoryEvent], kept: Sequence[int]
+) -> list[tuple[events.EntityLockRequestedEvent, int]]:
+    """Return the requests of the critical sections that were entered and not left, and where they begin."""
     requested: dict[str, events.EntityLockRequestedEvent] = {}
-    entered: dict[str, events.EntityLockRequestedEvent] = {}
-    for event in kept:
-        match event:
+    entered: dict[str, tuple[events.EntityLockRequestedEvent, int]] = {}
+    for position in kept:
+        match event := history[position]:
             case events.EntityLockRequestedEvent():
                 requested[event.critical_section_id] = event
             case events.EntityLockGrantedEvent():
-                if event.critical_section_id in requested:
-                    entered[event.critical_section_id] = requested[event.critical_section_id]
+                if (section := event.critical_section_id) in requested:
+                    entered.setdefault(section, (requested[section], position))
             case events.EntityUnlockSentEvent():
                 entered.pop(event.critical_section_id, None)
     return list(entered.values())

@@ -45,14 +45,8 @@ class Timers:
     def recall(self, recorded: events.TimerCreatedEvent) -> None:
         """Have a timer that replay has decided on again end when its history says."""
         timer = self._running.get(recorded.event_id)
-        if timer is None:
-            return
-        longest = self._execution.options.maximum_timer_interval
-        if recorded.final_fire_at is not None:
+        if timer is not None and recorded.final_fire_at is not None:  # Old histories do not tell.
             timer._final_fire_at = recorded.final_fire_at
-        elif recorded.fire_at - recorded.timestamp != longest:
-            # Of one just as long that does not tell, an old history: it may be a piece.
-            timer._final_fire_at = recorded.fire_at
 
     def fire(self, event: events.TimerFiredEvent) -> None:
         """Complete a timer, or decide on its next piece."""
@@ -75,13 +69,10 @@ class Timers:
         execution = self._execution
         now, longest = execution.now, execution.options.maximum_timer_interval
         task_id = execution.next_task_id()
-        if longest is None or final - now < longest:
-            started = events.TimerCreatedEvent(task_id, now, final)
-        else:
-            started = events.TimerCreatedEvent(task_id, now, now + longest, final)
+        fire_at = final if longest is None or final - now <= longest else now + longest
         self._running[task_id] = timer
         timer.set_cancel_handler(lambda: self._cancel(task_id))
-        execution.decide(started)
+        execution.decide(events.TimerCreatedEvent(task_id, now, fire_at, final))
 
     def _cancel(self, task_id: int) -> None:
         self._running.pop(task_id, None)

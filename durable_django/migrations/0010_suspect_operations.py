@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import django.db.models.deletion
 from django.db import migrations, models
 
 
@@ -17,16 +16,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="worker",
-            name="suspect_operation",
-            field=models.ForeignKey(
-                blank=True,
-                db_constraint=False,
-                db_index=False,
-                null=True,
-                on_delete=django.db.models.deletion.DO_NOTHING,
-                related_name="+",
-                to="durable_django.entityoperation",
-                verbose_name="suspected operation",
-            ),
+            name="suspect_operations",
+            field=models.JSONField(blank=True, null=True, verbose_name="suspected operations"),
         ),
     ]

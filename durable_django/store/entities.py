@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from django.db.backends.utils import CursorWrapper
 from durable_django.core.entity import EntityInstanceId
 from durable_django.models import Entity, EntityOperation, EntityOperationKind, Instance, InstanceStatus
 from durable_django.store import clock, rows
-from durable_django.store.operations import Address
+from durable_django.store.operations import AT_ONCE, Address
 from durable_django.store.rows import any_of, table
 from durable_django.store.scope import Served
 
@@ -117,24 +118,6 @@ def lock(cursor: CursorWrapper, address: Address) -> LockedEntity | None:
     return LockedEntity(pk, EntityInstanceId(*address), state, holder)
 
 
-def lock_all(using: str, ids: Collection[EntityInstanceId], now: datetime) -> dict[str, LockedEntity]:
-    """Lock entities, which are created where they are missing, and return them by their ids as texts.
-
-    Those that perform operations are waited for.
-    """
-    locked: dict[str, LockedEntity] = {}
-    while missing := [entity_id for entity_id in ids if str(entity_id) not in locked]:
-        keys: list[int] = []
-        for name, key in ((entity_id.entity, entity_id.key) for entity_id in missing):
-            create(using, (name, key), now)
-            keys += Entity.objects.using(using).filter(name=name, key=key).values_list("pk", flat=True)
-        # By primary keys, as in `lock`. What was deleted just now is missing still.
-        for row in Entity.objects.using(using).select_for_update().filter(pk__in=keys).order_by("pk"):
-            found = _locked(row)
-            locked[str(found.entity_id)] = found
-    return locked
-
-
 def exists(using: str, address: Address) -> bool:
     """Tell whether an entity has a row."""
     name, key = address
@@ -149,25 +132,45 @@ def operations(cursor: CursorWrapper, entity: LockedEntity, now: datetime, limit
     """
     vendor = cursor.db.vendor
     held = ""
-    parameters: list[Any] = [*_address(entity), clock.to_database(cursor.db.alias, now)]
+    parameters: list[Any] = [*_address(entity)]
     if entity.holder is not None:
         held = " AND o.instance_id = %s AND o.execution_id = %s"
         parameters += entity.holder[:2]
-    cursor.execute(
+    select = (
         f"SELECT o.id, o.kind, o.operation, o.input, o.instance_id,"
-        f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = o.instance_id),"
-        f" o.execution_id, o.task_id, o.request, o.lock_set, o.position, o.tries"
+        f" (SELECT i.instance_id FROM {table(Instance, vendor)} i WHERE i.id = o.instance_id) sender,"
+        f" o.execution_id, o.task_id, o.request, o.lock_set, o.position, o.tries, o.created_at, o.visible_at"
         f" FROM {table(EntityOperation, vendor)} o"
-        f" WHERE o.name = %s AND o.{rows.column(EntityOperation, 'key', vendor)} = %s"
-        f" AND o.visible_at <= %s{held} ORDER BY CASE WHEN o.visible_at > o.created_at THEN o.visible_at ELSE"
-        f" MAX(CASE WHEN o.visible_at <= o.created_at THEN o.created_at END) OVER (ORDER BY o.id) END, o.id"
-        f" LIMIT %s",
-        [*parameters, limit],
+        f" WHERE o.name = %s AND o.{rows.column(EntityOperation, 'key', vendor)} = %s{held}"
+    )
+    # Apart, each is read in the order of an index, and no further than it has to be.
+    cursor.execute(
+        f"SELECT * FROM ({select} AND o.visible_at <= o.created_at ORDER BY o.id LIMIT %s) a"
+        f" UNION ALL SELECT * FROM ({select} AND o.visible_at > o.created_at AND o.visible_at <= %s"
+        f" AND o.visible_at > %s ORDER BY o.visible_at, o.id LIMIT %s) b",
+        [
+            *(*parameters, limit),
+            *(*parameters, *(clock.to_database(cursor.db.alias, at) for at in (now, AT_ONCE)), limit),
+        ],
     )
     return [
-        Operation._make((*row[:9], json.loads(row[9]) if row[9] else [], *row[10:]))
-        for row in cursor.fetchall()
+        Operation._make((*row[:9], json.loads(row[9]) if row[9] else [], *row[10:12]))
+        for row in _in_order(cursor.fetchall())[:limit]
     ]
+
+
+def _in_order(found: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Order operations as they were sent; those for later come after what was sent until they were due."""
+    at_once = sorted(row for row in found if row[-1] <= row[-2])
+    later = deque(sorted((row for row in found if row[-1] > row[-2]), key=lambda row: (row[-1], row[0])))
+    ordered = []
+    latest = None
+    for row in at_once:
+        latest = row[-2] if latest is None else max(latest, row[-2])
+        while later and later[0][-1] < latest:
+            ordered.append(later.popleft())
+        ordered.append(row)
+    return [*ordered, *later]
 
 
 def live_executions(cursor: CursorWrapper, instances: Sequence[int]) -> dict[int, str]:
@@ -196,9 +199,10 @@ def save(cursor: CursorWrapper, entity: LockedEntity, now: datetime) -> None:
     )
 
 
-def delete_operations(cursor: CursorWrapper, keys: Sequence[int]) -> None:
-    """Delete operations that have been performed."""
+def delete_operations(cursor: CursorWrapper, keys: Sequence[int]) -> bool:
+    """Delete operations that have been performed; False if somebody has withdrawn one meanwhile."""
     rows.delete(cursor, EntityOperation, "id", keys)
+    return not keys or cursor.rowcount == len(keys)
 
 
 def clean(using: str, *, remove_empty: bool, release_orphans: bool) -> tuple[int, int]:
@@ -246,13 +250,6 @@ def delete(using: str, address: Address) -> bool | None:
             return False
         found.delete()
         return True
-
-
-def _locked(row: Entity) -> LockedEntity:
-    holder = None
-    if row.lock_instance_id is not None:
-        holder = Holder(row.lock_instance_id, row.lock_execution_id or "", row.lock_request or "")
-    return LockedEntity(row.pk, EntityInstanceId(row.name, row.key), row.state, holder)
 
 
 def _address(entity: LockedEntity) -> Address:

@@ -34,8 +34,8 @@ FIELDS = (
     "visible_at",
 )
 
-_AT_ONCE = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
-"""Earlier than any worker's clock, whatever the sender's says."""
+AT_ONCE = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC
+"""When what is sent without a time is to be performed: earlier than any clock, whatever the sender's says."""
 
 Address = tuple[str, str]
 """An entity's name and key."""
@@ -61,7 +61,7 @@ class NewOperation:
 def add(cursor: CursorWrapper, new: Sequence[NewOperation], now: datetime) -> None:
     """Put operations into inboxes, in this order."""
     using = cursor.db.alias
-    present, at_once = clock.to_database(using, now), clock.to_database(using, _AT_ONCE)
+    present, at_once = clock.to_database(using, now), clock.to_database(using, AT_ONCE)
     rows.insert(
         cursor,
         EntityOperation,

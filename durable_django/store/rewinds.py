@@ -10,18 +10,13 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
 
 from durable_django.core import events
-from durable_django.core.entity import EntityInstanceId
-from durable_django.core.errors import (
-    FailureDetails,
-    OrchestrationAlreadyExistsError,
-    OrchestrationStateConflictError,
-    qualified_name,
-)
+from durable_django.core.errors import FailureDetails, OrchestrationAlreadyExistsError, qualified_name
 from durable_django.core.ids import new_execution_id
 from durable_django.core.rewind import Rewound
 from durable_django.core.rewind import rewind as undo_failure
@@ -41,7 +36,6 @@ from durable_django.store import (
     bundles,
     clock,
     control,
-    entities,
     families,
     histories,
     inbox,
@@ -51,7 +45,6 @@ from durable_django.store import (
     wakeup,
 )
 from durable_django.store.activities import NewActivity
-from durable_django.store.entities import Holder, LockedEntity
 from durable_django.store.families import TERMINAL
 from durable_django.store.inbox import NewMessage
 from durable_django.store.instances import NewInstance
@@ -83,8 +76,7 @@ def rewind(using: str, instance_id: str, reason: str | None = None) -> None:
 
     Raises:
         OrchestrationNotFoundError: There is no such instance.
-        OrchestrationStateConflictError: It has not failed, or it has failed within a critical section, and
-            somebody else has locked one of its entities.
+        OrchestrationStateConflictError: It has not failed.
     """
     with transaction.atomic(using):
         family = families.lock_family(using, instance_id, _is_touched)
@@ -116,6 +108,14 @@ def _is_touched(parent: Instance, child: Instance) -> bool:
     return parent.status == InstanceStatus.FAILED and families.of_execution(parent, child)
 
 
+class _Recorded(NamedTuple):
+    """A row of the history: its event, turn, and columns."""
+
+    event: events.HistoryEvent
+    turn: int
+    columns: Sequence[Any]
+
+
 class _Rewind:
     """One rewind, over all the instances that it reaches; they are locked."""
 
@@ -131,38 +131,48 @@ class _Rewind:
     def rewind(self, instance: Instance) -> None:
         """Rewind one failed instance and those of its children that its open tasks wait for."""
         old, instance.execution_id = instance.execution_id, new_execution_id()
-        rewound = self._copy_history(instance, old)
-        self._withdraw_operations(instance, old, rewound)
+        history = self._history(instance, old)
+        rewound = undo_failure([event for event, *_ in history])
+        self._withdraw_operations(instance, old)
         under_way = self._rekey_messages(instance, old, rewound) | self._rekey_work(instance, old, rewound)
+        # What the code is to decide anew, once it has its locks.
+        later = {task_id: at for task_id, at in rewound.inside.items() if task_id not in under_way}
+        kept = [position for position in rewound.kept if position not in later.values()]
+        self._write_history(instance, [history[position] for position in kept], rewound)
         children = self._rekey_children(instance, rewound)
         local: list[int] = []
         for task_id, decision in rewound.open.items():
-            if task_id in under_way:
+            if task_id in under_way or task_id in later:
                 continue
             if isinstance(decision, events.TaskScheduledEvent) and decision.local:
                 local.append(task_id)
             else:
                 self._reopen(instance, decision, children)
+        # Last: what a child has locked, the section may have to wait for.
+        for section in rewound.sections:
+            self._send(instance, section)
         self._save(instance, local)
 
     # ---------------------------------------------------------------- what goes over
 
-    def _copy_history(self, instance: Instance, old: str) -> Rewound:
-        query = HistoryRow.objects.using(self._using).filter(instance=instance, execution_id=old)
+    def _history(self, instance: Instance, execution_id: str) -> list[_Recorded]:
+        query = HistoryRow.objects.using(self._using).filter(instance=instance, execution_id=execution_id)
         stored = query.order_by("sequence").values_list(
             "timestamp", "turn", "kind", "task_id", "name", "data", "attributes"
         )
-        history = [(clock.from_orm(row[0]), row[1], row[2:]) for row in stored]
-        read = [histories.event_from_columns(at, *columns) for at, _, columns in history]
-        rewound = undo_failure(read)
+        return [
+            _Recorded(histories.event_from_columns(clock.from_orm(row[0]), *row[2:]), row[1], row[2:])
+            for row in stored
+        ]
+
+    def _write_history(self, instance: Instance, kept: Sequence[_Recorded], rewound: Rewound) -> None:
         copies = []
-        for sequence, position in enumerate(rewound.kept):
-            at, turn, columns = history[position]
-            event = read[position]
+        for sequence, (event, turn, columns) in enumerate(kept):
+            written = columns
             if isinstance(event, events.ExecutionStartedEvent):
-                columns = histories.event_columns(_started_anew(event, instance))
-            timestamp = clock.to_database(self._using, at)
-            copies.append((instance.pk, instance.execution_id, sequence, timestamp, turn, *columns))
+                written = histories.event_columns(_started_anew(event, instance))
+            at = clock.to_database(self._using, event.timestamp)
+            copies.append((instance.pk, instance.execution_id, sequence, at, turn, *written))
         rows.insert(self._cursor, HistoryRow, histories.FIELDS, copies)
         instance.next_sequence = len(copies)
         rewinding = events.ExecutionRewoundEvent(
@@ -173,50 +183,23 @@ class _Rewind:
             instance_id=instance.instance_id,
             name=instance.name,
             version=instance.version,
+            sections=[section.critical_section_id for section in rewound.sections] or None,
         )
         control.record(self._cursor, [(instance, rewinding)])
-        return rewound
 
-    def _withdraw_operations(self, instance: Instance, old: str, rewound: Rewound) -> None:
+    def _withdraw_operations(self, instance: Instance, old: str) -> None:
         """Delete the calls and lock requests that wait at entities: what is still wanted is sent again.
 
-        An entity that is performing them is waited for: its answer is in the inbox then.
+        An entity that is performing one finds that it is gone, and takes back what it has done.
         """
         waiting = EntityOperation.objects.using(self._using).filter(
             instance=instance,
             execution_id=old,
             kind__in=(EntityOperationKind.CALL, EntityOperationKind.LOCK),
         )
-        targets = {EntityInstanceId(*address) for address in waiting.values_list("name", "key")}
-        for section in rewound.sections:
-            targets.update(map(EntityInstanceId.parse, section.lock_set))
-        locked = entities.lock_all(self._using, targets, self._now)
-        rows.delete(self._cursor, EntityOperation, "id", list(waiting.values_list("pk", flat=True)))
-        for section in rewound.sections:
-            holder = Holder(instance.pk, instance.execution_id, section.critical_section_id)
-            for entity_id in sorted(section.lock_set):
-                self._lock_again(instance, locked[entity_id], holder)
-
-    def _lock_again(self, instance: Instance, entity: LockedEntity, holder: Holder) -> None:
-        """Lock an entity again for a critical section that the code is in, before any of it goes on.
-
-        The failure has released the lock, or its release is on the way.
-
-        Raises:
-            OrchestrationStateConflictError: Somebody else has it.
-        """
-        former = entity.holder
-        if former is not None and former.instance != instance.pk:
-            live = entities.live_executions(self._cursor, [former.instance])
-            if live.get(former.instance) == former.execution_id:
-                by = Instance.objects.using(self._using).only("instance_id").get(pk=former.instance)
-                raise OrchestrationStateConflictError(
-                    f"Orchestration instance {instance.instance_id!r} cannot be rewound now: it has failed "
-                    f"within a critical section, and {entity.entity_id} is locked by {by.instance_id!r}. "
-                    "Rewind it when that has left its section."
-                )
-        entity.holder = holder
-        entities.save(self._cursor, entity, self._now)
+        rows.delete(
+            self._cursor, EntityOperation, "id", list(waiting.order_by("pk").values_list("pk", flat=True))
+        )
 
     def _rekey_messages(self, instance: Instance, old: str, rewound: Rewound) -> set[int]:
         """Keep the results of open tasks and return whose they are.
@@ -303,9 +286,12 @@ class _Rewind:
                 else:
                     self._start(instance, decision)
             case events.EntityOperationCalledEvent() | events.EntityLockRequestedEvent():
-                operation = operations.of_event(decision, instance.pk, instance.execution_id)
-                assert operation is not None
-                operations.add(self._cursor, [operation], self._now)
+                self._send(instance, decision)
+
+    def _send(self, instance: Instance, decision: events.HistoryEvent) -> None:
+        operation = operations.of_event(decision, instance.pk, instance.execution_id)
+        assert operation is not None
+        operations.add(self._cursor, [operation], self._now)
 
     def _go_on(
         self, parent: Instance, decision: events.SubOrchestrationInstanceCreatedEvent, child: Instance

@@ -16,7 +16,7 @@ from django.db.models import F
 from durable_django.models import EntityOperation, Instance, Worker
 from durable_django.store import activities, bundles, clock, wakeup
 
-_VITAL = ("identity", "host", "pid", "pid_namespace", "last_heartbeat_at", "suspect", "suspect_operation")
+_VITAL = ("identity", "host", "pid", "pid_namespace", "last_heartbeat_at", "suspect", "suspect_operations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ def suspect(using: str, identity: str, instance: int | None) -> None:
     Worker.objects.using(using).filter(identity=identity).update(suspect_id=instance)
 
 
-def suspect_operation(using: str, identity: str, operation: int | None) -> None:
-    """Note which operation of an entity is to blame if this process dies now."""
-    Worker.objects.using(using).filter(identity=identity).update(suspect_operation_id=operation)
+def suspect_operations(using: str, identity: str, operations: list[int]) -> None:
+    """Note which operations of entities may be to blame if this process dies now."""
+    Worker.objects.using(using).filter(identity=identity).update(suspect_operations=operations or None)
 
 
 def remove(using: str, identity: str) -> None:
@@ -144,8 +144,8 @@ def bury_dead(using: str, silence: timedelta) -> int:
             activities.release_of(using, worker.identity)
             if worker.suspect_id is not None:
                 Instance.objects.using(using).filter(pk=worker.suspect_id).update(tries=F("tries") + 1)
-            if worker.suspect_operation_id is not None:
-                suspected = EntityOperation.objects.using(using).filter(pk=worker.suspect_operation_id)
+            if worker.suspect_operations:
+                suspected = EntityOperation.objects.using(using).filter(pk__in=worker.suspect_operations)
                 suspected.update(tries=F("tries") + 1)
             worker.delete()
             buried += 1

@@ -10,6 +10,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -128,6 +129,10 @@ class _Batch:
     is_changed: bool = False
 
 
+class _WithdrawnError(Exception):
+    """What has been performed was withdrawn meanwhile."""
+
+
 class EntityProcessor:
     """Performs the operations of entities of one database. Thread-safe: each call has its own transaction."""
 
@@ -136,6 +141,7 @@ class EntityProcessor:
         self.served = served
         self._registry = registry
         self._codec = codec
+        self._limits: dict[Address, int] = {}
 
     @property
     def has_entities(self) -> bool:
@@ -159,42 +165,45 @@ class EntityProcessor:
         Raises:
             django.db.Error: The database is away, or gives no access.
         """
-        return self._run(address, _Trial(BATCH_OPERATIONS, leaves_suspects=leave_suspects))
+        trial = _Trial(self._limits.pop(address, BATCH_OPERATIONS), leaves_suspects=leave_suspects)
+        report = self._run(address, trial)
+        if report.has_more and trial.limit < BATCH_OPERATIONS:  # What has broken the batch is still to come.
+            self._limits[address] = 2 * trial.limit
+        return report
 
-    def run_noted(self, address: Address, note: Callable[[int | None], None]) -> EntityReport:
-        """Perform one operation, and tell ``note`` its key beforehand, and None afterwards.
-
-        Raises:
-            django.db.Error: The database is away, or gives no access.
-        """
+    def run_noted(
+        self, address: Address, note: Callable[[int], AbstractContextManager[None]], *, leave_suspects: bool
+    ) -> EntityReport:
+        """Perform one operation in the context that ``note`` makes of its key; see `run`."""
         first = self._first(address)
         if first is None:
             return EntityReport()
-        note(first)
-        try:
-            return self._run(address, _Trial(1, only=first))
-        finally:
-            note(None)
+        if leave_suspects and _is_suspect(first):
+            return EntityReport(is_suspect=True)
+        with note(first.pk):
+            return self._run(address, _Trial(1, only=first.pk))
 
     def _run(self, address: Address, trial: _Trial) -> EntityReport:
         while True:
             trial.begin_turn()
             try:
                 return self._commit(address, trial)
+            except _WithdrawnError:
+                continue
             except Exception as error:
                 close_if_lost(self.using)
                 connections[self.using].ensure_connection()
                 trial.blame(error)
                 logger.warning("Operations of @%s@%s are tried again", *address, exc_info=True)
 
-    def _first(self, address: Address) -> int | None:
-        """Return the key of the operation that the entity would perform now."""
+    def _first(self, address: Address) -> Operation | None:
+        """Return the operation that the entity would perform now."""
         now = clock.now()
         entities.create(self.using, address, now)
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             entity = entities.lock(cursor, address)
             waiting = entity and entities.operations(cursor, entity, now, 1)
-            return waiting[0].pk if waiting else None
+            return waiting[0] if waiting else None
 
     def _commit(self, address: Address, trial: _Trial) -> EntityReport:
         report = EntityReport()
@@ -229,7 +238,7 @@ class EntityProcessor:
             if entity.holder is not None and not op.is_of(entity.holder):
                 report.has_more = True  # Granted in this very batch: for others it is closed now.
                 continue
-            report.is_suspect = trial.leaves_suspects and 0 < op.tries < settings.MAX_TRIES
+            report.is_suspect = trial.leaves_suspects and _is_suspect(op)
             if report.is_suspect or trial.ends_before(op) or (trial.begun and time.monotonic() > until):
                 report.has_more = True
                 break
@@ -350,7 +359,8 @@ class EntityProcessor:
         report.performed = len(batch.consumed)
         if batch.is_changed:
             entities.save(cursor, entity, now)
-        entities.delete_operations(cursor, batch.consumed)
+        if not entities.delete_operations(cursor, batch.consumed):
+            raise _WithdrawnError  # By a rewind, which has sent it again: nothing of this turn is kept.
         inbox.add(cursor, batch.messages, now)
         operations.add(cursor, batch.sent, now)
         started = instances.add(cursor, [self._new_instance(start, now) for start in batch.starts], now)
@@ -370,6 +380,10 @@ class EntityProcessor:
             input=start.payload,
             start_at=now,
         )
+
+
+def _is_suspect(op: Operation) -> bool:
+    return 0 < op.tries < settings.MAX_TRIES
 
 
 def _exhaustion() -> FailureDetails:

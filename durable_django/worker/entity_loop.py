@@ -6,8 +6,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from django.db import connections
 
@@ -27,7 +27,7 @@ class EntityLoop:
     """Runs entities' turns, each entity in one thread at a time, so that a slow one holds up no other.
 
     ``moved`` is told which instances have something to do now. ``careful`` tells whether a worker has died
-    lately: each operation is performed by itself then, and ``note`` is told beforehand which it is.
+    lately: each operation is performed by itself then, and ``note`` is told which ones are under way.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EntityLoop:
         poll_interval: Callable[[], float],
         moved: Callable[[Iterable[int]], None],
         careful: Callable[[], bool] = lambda: False,
-        note: Callable[[int | None], None] = lambda _: None,
+        note: Callable[[list[int]], None] = lambda _: None,
         outbox: wakeup.Outbox,
     ) -> None:
         self._processor = processor
@@ -47,6 +47,8 @@ class EntityLoop:
         self._careful = careful
         self._note = note
         self._alone = threading.Lock()
+        self._note_lock = threading.Lock()
+        self._noted: set[int] = set()
         self._outbox = outbox
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -176,12 +178,11 @@ class EntityLoop:
 
     def _run(self, address: Address) -> EntityReport:
         try:
-            if not self._careful():
+            if self._careful():
+                report = self._processor.run_noted(address, self._noting, leave_suspects=True)
+            else:
                 report = self._processor.run(address, leave_suspects=True)
-                if report.performed or not report.is_suspect:
-                    return report
-            with self._alone:  # There is one note.
-                return self._processor.run_noted(address, self._note)
+            return report if report.performed or not report.is_suspect else self._run_suspect(address)
         except BaseException:  # Without this thread, the worker would only look alive.
             logger.exception("The operations of @%s@%s could not be performed", *address)
             leave_atomic_blocks()
@@ -189,6 +190,29 @@ class EntityLoop:
                 connections[self._processor.using].close()
             time.sleep(polling.SHORTEST)
             return EntityReport()
+
+    def _run_suspect(self, address: Address) -> EntityReport:
+        """Perform what may kill this process beside no other suspect: of several, nobody would know which."""
+        while not self._alone.acquire(timeout=polling.SHORTEST):
+            if self._is_draining:
+                return EntityReport(has_more=True)
+        try:
+            return self._processor.run_noted(address, self._noting, leave_suspects=False)
+        finally:
+            self._alone.release()
+
+    @contextmanager
+    def _noting(self, operation: int) -> Iterator[None]:
+        """Have an operation on record while it is performed."""
+        with self._note_lock:
+            self._noted.add(operation)
+            self._note(sorted(self._noted))
+        try:
+            yield
+        finally:
+            with self._note_lock:
+                self._noted.discard(operation)
+                self._note(sorted(self._noted))
 
     def _follow(self, address: Address, report: EntityReport) -> None:
         if report.instances:
@@ -199,9 +223,9 @@ class EntityLoop:
             again = address in self._again
             self._again.discard(address)
             leaves = self._is_draining and (again or report.has_more)
-        if report.instances or report.entities or leaves:
+        if report.instances or report.entities or report.sends_later or leaves:
             self._outbox.work(self.hint)
         more = {address} if (again or report.has_more) and report.performed else set[Address]()
         self.submit(report.entities | more)
-        if report.sends_later or (again and not report.performed):
+        if report.sends_later or ((again or report.has_more) and not report.performed):
             self.hint()

@@ -309,6 +309,7 @@ class TurnLoop:
         self._entities_touched(committed.entities)
         if committed.sends_later:
             self._entities_delayed()
+            self._outbox.work(self.hint)
         if work.results or committed.unleased:
             self._activities_changed()
         self._keys |= committed.touched | report.again

@@ -124,9 +124,9 @@ class Upkeep:
         """Note whose code runs next, in case it kills this process."""
         workers.suspect(self._using, self._identity, instance)
 
-    def note_operation(self, operation: int | None) -> None:
-        """Note which operation of an entity is performed next, in case it kills this process."""
-        workers.suspect_operation(self._using, self._identity, operation)
+    def note_operations(self, operations: list[int]) -> None:
+        """Note which operations of entities are performed now, in case one kills this process."""
+        workers.suspect_operations(self._using, self._identity, operations)
 
     def start(self) -> None:
         """Start the threads."""

@@ -282,7 +282,7 @@ class _Running:
             poll_interval=self._longest_pause,
             moved=self.loop.touch,
             careful=self._upkeep.is_careful,
-            note=self._upkeep.note_operation,
+            note=self._upkeep.note_operations,
             outbox=self._outbox,
         )
         self.loop.tell_of_entities(self._entities.submit, self._entities.hint)

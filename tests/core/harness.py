@@ -161,14 +161,17 @@ class World:
     def rewind(self) -> Rewound:
         """Rewind the failed execution into a new one; what is open and not under way is answered again."""
         rewound = rewind(self.history)
-        kept = [self.history[position] for position in rewound.kept]
         self.generations.append(self.history)
         waiting = {timer_id: timer for timer_id, timer in self.timers.items() if timer_id in rewound.open}
+        later = {task_id: at for task_id, at in rewound.inside.items() if task_id not in waiting}
+        kept = [self.history[position] for position in rewound.kept if position not in later.values()]
+        sections = [section.critical_section_id for section in rewound.sections]
         self._new_execution()
-        self.history = [*kept, events.ExecutionRewoundEvent(-1, self.now)]
+        self.history = [*kept, events.ExecutionRewoundEvent(-1, self.now, sections=sections or None)]
         for task_id, event in rewound.open.items():
-            if task_id not in waiting:
+            if task_id not in waiting and task_id not in later:
                 self._answer_to(event)
+        self.ready += [events.EntityLockGrantedEvent(-1, self.now, section) for section in sections]
         self.timers |= waiting
         return rewound
 

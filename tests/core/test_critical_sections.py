@@ -23,6 +23,8 @@ from tests.core.harness import (
     START,
     Steps,
     World,
+    decisions,
+    raised,
     task_completed,
     task_failed,
 )
@@ -49,6 +51,10 @@ def unlocked(outcome: TurnOutcome) -> list[str | None]:
         for event in outcome.events
         if isinstance(event, events.EntityUnlockSentEvent)
     ]
+
+
+def decided(outcome: TurnOutcome) -> list[str]:
+    return [type(event).__name__ for event in decisions(outcome.events)]
 
 
 @pytest.fixture(params=[True, False], ids=["live", "replayed"])
@@ -385,8 +391,86 @@ class TestRewind:
         undone = world.rewind()
         assert len(undone.sections) == 1
         world.turn()
+        assert world.scheduled == ["EntityLockRequestedEvent"]
+        world.turn(granted(1))
         assert world.scheduled == ["EntityLockRequestedEvent", "EntityOperationCalledEvent"]
         assert world.turn(answered(2)).status is COMPLETED
+
+    @pytest.mark.parametrize("live", [True, False])
+    def test_what_happens_before_the_grant_reaches_the_code_with_it(self, live: bool) -> None:
+        broken = True
+
+        def busy(ctx: OrchestrationContext) -> Steps:
+            outside = ctx.call_activity("outside")
+            with (yield ctx.lock_entities([A, B])):
+                inside = ctx.call_activity("inside")
+                yield ctx.call_entity(A, "get")
+                if broken:
+                    raise ValueError
+                heard = yield ctx.wait_for_external_event("x")
+            return [(yield outside), (yield inside), heard]
+
+        world = World(busy, live=live)
+        world.begin()
+        world.turn(granted(2))
+        assert world.turn(answered(4)).status is FAILED
+        broken = False
+        undone = world.rewind()
+        assert (list(undone.open), undone.inside.keys()) == ([1, 3], {3})
+        for event in (task_completed(1, '"out"'), raised("x", '"heard"')):
+            outcome = world.turn(event)
+            assert (outcome.status, decided(outcome)) == (RUNNING, [])
+        outcome = world.turn(granted(2))
+        assert decided(outcome) == ["TaskScheduledEvent", "EntityUnlockSentEvent", "EntityUnlockSentEvent"]
+        outcome = world.turn(task_completed(3, '"in"'))
+        assert outcome.output == '["out", "in", "heard"]'
+        world.check()
+
+    @pytest.mark.parametrize("live", [True, False])
+    def test_a_failure_that_was_held_back_is_undone_like_others(self, live: bool) -> None:
+        broken = True
+
+        def unlucky(ctx: OrchestrationContext) -> Steps:
+            outside = ctx.call_activity("outside")
+            with (yield ctx.lock_entities([A])):
+                yield ctx.call_entity(A, "get")
+                if broken:
+                    raise ValueError
+                yield outside
+            return "done"
+
+        world = World(unlucky, live=live)
+        world.begin()
+        world.turn(granted(2))
+        assert world.turn(answered(3)).status is FAILED
+        broken = False
+        world.rewind()
+        assert world.turn(task_failed(1)).status is RUNNING
+        assert world.turn(raised("other")).status is RUNNING
+        assert world.turn(granted(2)).status is FAILED
+        again = world.rewind()
+        assert list(again.open) == [1]
+        assert world.turn(granted(2)).status is RUNNING
+        assert world.turn(task_completed(1)).output == '"done"'
+        world.check()
+
+    def test_a_second_rewind_before_the_grant_waits_for_it_as_well(self) -> None:
+        world = World(transfer, live=False)
+        world.begin()
+        world.turn(granted(1))
+        world.turn(answered(2))
+        assert world.turn(refused(3)).status is FAILED
+        world.rewind()
+        world.turn()
+        refusing = world.replayed()
+        refusing.refuse(FailureDetails("given up", "TooManyTries"))
+        world.history += refusing.turn(world.now, []).events
+        world.rewind()
+        assert world.turn(raised("x")).status is RUNNING
+        outcome = world.turn(granted(1))
+        assert decided(outcome) == ["EntityOperationCalledEvent"]
+        assert world.turn(answered(3)).output == '"done"'
+        world.check()
 
     def test_a_section_that_was_left_stays_left(self) -> None:
         def after(ctx: OrchestrationContext) -> Steps:

@@ -53,7 +53,8 @@ def test_a_timer_ends_when_it_was_to_end(old: int, new: int, fired: int) -> None
     assert (ended.status, ended.output) == (COMPLETED, f"{old}.0")
 
 
-def test_a_piece_of_an_old_history_that_does_not_tell_is_followed_by_the_rest() -> None:
+@pytest.mark.parametrize("longest", [DAY, 3 * DAY, 5 * DAY, None])
+def test_old_histories_that_do_not_tell_go_by_the_code(longest: timedelta | None) -> None:
     before = World(sleeper(7 * DAY), live=False)
     before.begin()
     before.fire()
@@ -61,19 +62,19 @@ def test_a_piece_of_an_old_history_that_does_not_tell_is_followed_by_the_rest() 
         replace(event, final_fire_at=None) if isinstance(event, events.TimerCreatedEvent) else event
         for event in before.history
     ]
-    after = deployed(before, sleeper(7 * DAY))
+    after = deployed(before, sleeper(7 * DAY), maximum_timer_interval=longest)
     while after.timers:
         after.fire()
     assert after.turn(raised("go")).output == "7.0"
 
 
-def test_the_longest_timers_say_when_they_end() -> None:
+def test_each_piece_says_when_the_timer_ends() -> None:
     world = World(sleeper(9 * DAY))
     world.begin()
     while world.timers:
         world.fire()
     ends = [event.final_fire_at for event in world.decisions if isinstance(event, events.TimerCreatedEvent)]
-    assert ends == [START + 9 * DAY] * 3 + [None]
+    assert ends == [START + 9 * DAY] * 3 + [START + 9 * DAY + SECOND]
 
 
 @pytest.mark.parametrize(("old", "new"), [(5, 10), (10, 5), (5, 7 * 86_400), (7 * 86_400, 5)])

@@ -280,7 +280,7 @@ def test_a_rewind_of_a_family_and_a_turn_do_not_block_each_other(caplog: pytest.
     assert status("parent") == InstanceStatus.FAILED
     by_key = {leased.instance: leased for leased in ours.pool.leased}
     work = Work([ours.runner.run(leased) for leased in by_key.values()])
-    copy = rewinds._Rewind._copy_history
+    copy = rewinds._Rewind._history
 
     def record() -> None:
         ours.processor.run(work)
@@ -294,7 +294,7 @@ def test_a_rewind_of_a_family_and_a_turn_do_not_block_each_other(caplog: pytest.
             turn.join(0.5)
         return copy(*args)
 
-    with patch.object(rewinds._Rewind, "_copy_history", copy_history):
+    with patch.object(rewinds._Rewind, "_history", copy_history):
         client().rewind_orchestration("parent")
     turn.join(20)
     assert "deadlock" not in caplog.text

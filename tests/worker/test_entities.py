@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -269,20 +270,29 @@ class TestSuspects:
 
     def test_it_is_left_and_then_noted(self, town: Town) -> None:
         key = self._suspect(1, 1)
-        noted: list[int | None] = []
+        noted: list[int] = []
+
+        @contextmanager
+        def note(operation: int) -> Iterator[None]:
+            assert state("log", "log") == [0]
+            noted.append(operation)
+            yield
+            assert state("log", "log") == [0, 1]
+
         report = town.entities.run(("log", "log"), leave_suspects=True)
         assert (report.performed, report.is_suspect, report.has_more) == (1, True, True)
         report = town.entities.run(("log", "log"), leave_suspects=True)
         assert (report.performed, report.is_suspect) == (0, True)
-        report = town.entities.run_noted(("log", "log"), noted.append)
+        report = town.entities.run_noted(("log", "log"), note, leave_suspects=True)
+        assert (report.performed, report.is_suspect, noted) == (0, True, [])
+        report = town.entities.run_noted(("log", "log"), note, leave_suspects=False)
         assert (report.performed, report.has_more) == (1, True)
-        assert noted == [key, None]
+        assert noted == [key]
         assert state("log", "log") == [0, 1]
         report = town.entities.run(("log", "log"), leave_suspects=True)
         assert (report.performed, report.is_suspect, report.has_more) == (1, False, False)
         assert state("log", "log") == [0, 1, 2]
-        assert town.entities.run_noted(("log", "log"), noted.append).performed == 0
-        assert len(noted) == 2
+        assert town.entities.run_noted(("log", "log"), note, leave_suspects=False).performed == 0
 
     def test_in_the_end_it_is_refused(self, town: Town, caplog: pytest.LogCaptureFixture) -> None:
         self._suspect(1, settings.MAX_TRIES)

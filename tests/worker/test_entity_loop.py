@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,8 @@ from tests.acceptance.conftest import TIMEOUT, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+Note = Callable[[int], AbstractContextManager[None]]
+
 A, B, C = ("box", "a"), ("box", "b"), ("box", "c")
 
 
@@ -30,7 +33,7 @@ class HeldProcessor:
     def __init__(self) -> None:
         self.waiting: set[Address] = set()
         self.begun: list[Address] = []
-        self.noted: list[int | None] = []
+        self.noted: list[list[int]] = []
         self.suspect: Address | None = None
         self.is_careful = False
         self.go_on = threading.Event()
@@ -51,11 +54,11 @@ class HeldProcessor:
         self.waiting.discard(address)
         return EntityReport(performed=1, has_more=address == A, sends_later=address == C)
 
-    def run_noted(self, address: Address, note: Callable[[int | None], None]) -> EntityReport:
-        note(1)
-        report = self.run(address, leave_suspects=False)
-        note(None)
-        return report
+    def run_noted(self, address: Address, note: Note, *, leave_suspects: bool) -> EntityReport:
+        if leave_suspects and address == self.suspect:
+            return EntityReport(is_suspect=True)
+        with note(ord(address[1])):
+            return self.run(address, leave_suspects=False)
 
 
 @pytest.fixture
@@ -63,11 +66,11 @@ def processor() -> HeldProcessor:
     return HeldProcessor()
 
 
-def make_loop(processor: HeldProcessor, poll_interval: float) -> EntityLoop:
+def make_loop(processor: HeldProcessor, poll_interval: float, threads: int = 1) -> EntityLoop:
     made: Any = processor
     return EntityLoop(
         made,
-        threads=1,
+        threads=threads,
         poll_interval=lambda: poll_interval,
         moved=lambda _: None,
         careful=lambda: processor.is_careful,
@@ -125,7 +128,35 @@ def test_after_a_death_each_operation_is_noted(processor: HeldProcessor, loop: E
     processor.go_on.set()
     loop.hint()
     eventually(lambda: loop.is_idle and processor.waiting == set())
-    assert processor.noted == [1, None]
+    assert processor.noted == [[ord("b")], []]
+
+
+def test_a_slow_operation_holds_up_no_others_after_a_death(processor: HeldProcessor) -> None:
+    loop = make_loop(processor, 0.01, threads=2)
+    processor.is_careful = True
+    loop.start()
+    try:
+        loop.submit([B, C])
+        eventually(lambda: sorted(processor.begun) == [B, C])
+        assert processor.noted[-1] == [ord("b"), ord("c")]
+    finally:
+        processor.go_on.set()
+        loop.stop()
+    assert processor.noted[-1] == []
+
+
+def test_a_suspect_runs_beside_no_other_and_is_left_when_it_is_to_stop(processor: HeldProcessor) -> None:
+    loop = make_loop(processor, 0.01, threads=2)
+    processor.suspect = B
+    loop._alone.acquire()
+    loop.start()
+    try:
+        loop.submit([B, A])
+        eventually(lambda: processor.begun == [A])
+        processor.go_on.set()
+    finally:
+        loop.stop()
+    assert B not in processor.begun
 
 
 def test_a_suspect_is_noted_whenever_it_comes(processor: HeldProcessor, loop: EntityLoop) -> None:
@@ -134,7 +165,7 @@ def test_a_suspect_is_noted_whenever_it_comes(processor: HeldProcessor, loop: En
     processor.go_on.set()
     loop.hint()
     eventually(lambda: loop.is_idle and processor.waiting == set())
-    assert processor.noted == [1, None]
+    assert processor.noted == [[ord("b")], []]
 
 
 def test_signals_to_come_are_looked_for_at_once(processor: HeldProcessor) -> None:

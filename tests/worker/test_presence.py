@@ -190,7 +190,7 @@ def test_what_the_dead_had_leased_is_given_back(is_draining: bool, is_drained: b
     client().signal_entity(EntityInstanceId("counter", "c"), "add")
     operation = EntityOperation.objects.get()
     factories.make_worker("alive", silent=1, **marks)
-    factories.make_worker("dead", silent=61, suspect=instance, suspect_operation=operation, **marks)
+    factories.make_worker("dead", silent=61, suspect=instance, suspect_operations=[operation.pk], **marks)
 
     assert workers.bury_dead("default", SILENCE) == 1
 
