@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from numbers import Real
 from typing import Any, TypeVar
 
+from durable_django.client.types import OrchestrationIdReusePolicy
+from durable_django.core.errors import scrub
 from durable_django.core.ids import MAX_NAME_LENGTH, check_name, check_text
 from durable_django.core.serialization import PayloadCodec
 from durable_django.core.status import OrchestrationStatus
@@ -15,6 +19,7 @@ Q = TypeVar("Q")
 
 _HIGHEST_COUNT = 2**31 - 1
 _LONGEST_PREFIX = 2 * MAX_NAME_LENGTH + len("@@")
+_IN_NO_ID = "\x1a"  # Every database takes this character, and no id may have it.
 
 
 def check_tags(tags: Any, codec: PayloadCodec) -> dict[str, str] | None:
@@ -34,6 +39,52 @@ def check_tags(tags: Any, codec: PayloadCodec) -> dict[str, str] | None:
 def check_version(version: str | None) -> str | None:
     """Return ``version`` if it is one or None; an empty one is none."""
     return check_name("version", version) if version else None
+
+
+def sought_id(value: object, what: str = "instance_id") -> str:
+    """Return an id to look for.
+
+    One that no database holds becomes one that nothing has, lest a database refuse the question: nothing has
+    either of them, which the caller is told as of any other id.
+
+    Raises:
+        TypeError: It is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a str, not {type(value).__name__}")
+    storable = scrub(value)
+    return value if storable == value else storable + _IN_NO_ID
+
+
+def check_timeout(value: object) -> float | None:
+    """Return how many seconds to wait; None for None, which is for ever.
+
+    Raises:
+        TypeError: ``value`` is no number.
+        ValueError: It is NaN, or more than a clock can count.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Real):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(value).__name__}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        raise ValueError("timeout must be a number of seconds that a clock can count, or None") from None
+    if math.isnan(seconds):
+        raise ValueError(f"timeout must be a number of seconds or None, not {value}")
+    return seconds
+
+
+def check_reuse_policy(policy: object) -> frozenset[OrchestrationStatus]:
+    """Return the statuses of those whose ids may be taken over; none for None."""
+    if policy is None:
+        return frozenset()
+    if not isinstance(policy, OrchestrationIdReusePolicy):
+        raise TypeError(
+            f"reuse_id_policy must be an OrchestrationIdReusePolicy or None, not {type(policy).__name__}"
+        )
+    return policy.replaceable_status
 
 
 def check_time(what: str, value: object) -> datetime | None:

@@ -14,9 +14,11 @@ from durable_django.client.checks import (
     check_count,
     check_prefix,
     check_query,
+    check_reuse_policy,
     check_statuses,
     check_time,
     check_version,
+    sought_id,
 )
 from durable_django.client.starts import Orchestrator, Start
 from durable_django.client.types import (
@@ -59,7 +61,7 @@ class DurableTaskClient:
     """Starts orchestrations, asks about them and steers them.
 
     What it writes is part of the caller's transaction, if there is one. A client holds nothing open, and
-    threads may share it.
+    threads may share it. An id that nothing can have is treated as one that nothing has.
 
     ``default_version`` is given to orchestrations that are started without one, ``data_converter`` writes and
     reads payloads, ``using`` is the database alias. None stands for what ``DEFAULT_VERSION``,
@@ -121,7 +123,7 @@ class DurableTaskClient:
             TypeError: The input cannot be serialized, or an argument is of the wrong type.
             ValueError: The id, the name or another argument is out of bounds.
         """
-        replaceable = _replaceable(reuse_id_policy)
+        replaceable = check_reuse_policy(reuse_id_policy)
         start = Start.checked(
             self._codec,
             orchestrator,
@@ -164,7 +166,7 @@ class DurableTaskClient:
             ValueError: An id, the name or another argument is out of bounds, or there are not as many ids as
                 inputs.
         """
-        replaceable = _replaceable(reuse_id_policy)
+        replaceable = check_reuse_policy(reuse_id_policy)
         start = Start.checked(
             self._codec,
             orchestrator,
@@ -186,7 +188,7 @@ class DurableTaskClient:
         self, instance_id: str, *, fetch_payloads: bool = True
     ) -> OrchestrationState | None:
         """Return an instance's state, or None; without ``fetch_payloads``, without input and output."""
-        found = queries.state(self.using, instance_id, payloads=fetch_payloads)
+        found = queries.state(self.using, sought_id(instance_id), payloads=fetch_payloads)
         return None if found is None else self._state(found)
 
     def get_all_orchestration_states(
@@ -241,7 +243,8 @@ class DurableTaskClient:
         Raises:
             OrchestrationNotFoundError: There is no such instance.
         """
-        return queries.history(self.using, instance_id, execution_id)
+        earlier = execution_id and sought_id(execution_id, "execution_id")
+        return queries.history(self.using, sought_id(instance_id), earlier)
 
     # ---------------------------------------------------------------- wait
 
@@ -254,6 +257,7 @@ class DurableTaskClient:
 
         Raises:
             TimeoutError: It has not started in time, or there is no such instance.
+            TypeError, ValueError: ``timeout`` is no such number.
             DurableTaskError: Called in a transaction, where it could never succeed.
         """
         return self._wait(instance_id, "start", self._started, fetch_payloads, timeout)
@@ -267,6 +271,7 @@ class DurableTaskClient:
 
         Raises:
             TimeoutError: It has not ended in time, or there is no such instance.
+            TypeError, ValueError: ``timeout`` is no such number.
             DurableTaskError: Called in a transaction, where it could never succeed.
         """
         return self._wait(instance_id, "complete", self._ended, fetch_payloads, timeout)
@@ -310,7 +315,7 @@ class DurableTaskClient:
     def _look(
         self, instance_id: str, statuses: Collection[OrchestrationStatus], fetch_payloads: bool
     ) -> OrchestrationState | None:
-        found = queries.state(self.using, instance_id, payloads=fetch_payloads, statuses=statuses)
+        found = queries.state(self.using, sought_id(instance_id), payloads=fetch_payloads, statuses=statuses)
         return None if found is None else self._state(found)
 
     # ---------------------------------------------------------------- steer
@@ -324,7 +329,8 @@ class DurableTaskClient:
             OrchestrationNotFoundError: There is no such instance.
         """
         name = check_name("event", event_name)
-        control.raise_event(self.using, instance_id, name, self._codec.dumps(data, "the data of event", name))
+        text = self._codec.dumps(data, "the data of event", name)
+        control.raise_event(self.using, sought_id(instance_id), name, text)
 
     def terminate_orchestration(
         self, instance_id: str, *, output: Any = None, recursive: bool = True
@@ -334,7 +340,7 @@ class DurableTaskClient:
         Nothing happens if there is no such instance, or it has ended.
         """
         text = self._codec.dumps(output, "the output of orchestration", instance_id)
-        control.terminate(self.using, instance_id, text, recursive=recursive)
+        control.terminate(self.using, sought_id(instance_id), text, recursive=recursive)
 
     def suspend_orchestration(self, instance_id: str) -> None:
         """Make an instance take in nothing until it is resumed; nothing happens if it has ended.
@@ -342,7 +348,7 @@ class DurableTaskClient:
         Raises:
             OrchestrationNotFoundError: There is no such instance.
         """
-        control.suspend(self.using, instance_id)
+        control.suspend(self.using, sought_id(instance_id))
 
     def resume_orchestration(self, instance_id: str) -> None:
         """Let a suspended instance go on; nothing happens if it is not suspended.
@@ -350,18 +356,18 @@ class DurableTaskClient:
         Raises:
             OrchestrationNotFoundError: There is no such instance.
         """
-        control.resume(self.using, instance_id)
+        control.resume(self.using, sought_id(instance_id))
 
     def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
         """Take a failed instance, with its failed children, back to before the failure, and let it go on.
 
         Raises:
             OrchestrationNotFoundError: There is no such instance.
-            OrchestrationStateConflictError: It has not failed, or others have locks that it needs again.
+            OrchestrationStateConflictError: It has not failed.
         """
         if reason is not None:
             self._codec.check(reason, "the reason of a rewind")
-        rewinds.rewind(self.using, instance_id, reason)
+        rewinds.rewind(self.using, sought_id(instance_id), reason)
 
     def restart_orchestration(self, instance_id: str, *, restart_with_new_instance_id: bool = False) -> str:
         """Start a finished instance from the beginning with its last input, and return its id.
@@ -370,14 +376,16 @@ class DurableTaskClient:
             OrchestrationNotFoundError: There is no such instance.
             OrchestrationStateConflictError: It has not ended.
         """
-        return control.restart(self.using, instance_id, with_new_id=restart_with_new_instance_id)
+        return control.restart(self.using, sought_id(instance_id), with_new_id=restart_with_new_instance_id)
 
     def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
         """Delete a finished instance, with its history, and its finished descendants if ``recursive``.
 
         Nothing is deleted if there is no such instance, or it has not ended.
         """
-        return PurgeInstancesResult(control.purge(self.using, instance_id, recursive=recursive), True)
+        return PurgeInstancesResult(
+            control.purge(self.using, sought_id(instance_id), recursive=recursive), True
+        )
 
     def purge_orchestrations_by(
         self,
@@ -485,13 +493,3 @@ class DurableTaskClient:
             row.state,
             self._converter or conf.data_converter(),
         )
-
-
-def _replaceable(policy: OrchestrationIdReusePolicy | None) -> frozenset[OrchestrationStatus]:
-    if policy is None:
-        return frozenset()
-    if not isinstance(policy, OrchestrationIdReusePolicy):
-        raise TypeError(
-            f"reuse_id_policy must be an OrchestrationIdReusePolicy or None, not {type(policy).__name__}"
-        )
-    return policy.replaceable_status

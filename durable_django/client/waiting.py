@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 from typing import Final
 
+from durable_django.client.checks import check_timeout
 from durable_django.client.types import OrchestrationState
 
 LOOK: Final = None
@@ -25,8 +26,14 @@ def waiting(instance_id: str, what: str, timeout: float | None) -> Waiting:
     ``timeout`` is in seconds; 0 looks once, None waits for ever.
 
     Raises:
-        TimeoutError: It has not in time, or there is no such instance.
+        TimeoutError: While waiting: it has not in time, or there is no such instance.
+        TypeError: ``timeout`` is no number.
+        ValueError: ``timeout`` is NaN, or more than a clock can count.
     """
+    return _waiting(instance_id, what, check_timeout(timeout))
+
+
+def _waiting(instance_id: str, what: str, timeout: float | None) -> Waiting:
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = SHORTEST
     while True:

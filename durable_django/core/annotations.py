@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from types import NoneType
 from typing import Any
 
-from durable_django.core.json_decoding import remembering, resolved_hint
 from durable_django.core.serialization import DEFAULT_DATA_CONVERTER, DataConverter
+from durable_django.core.type_hints import bare_hint, remembering, resolved_hint
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -82,8 +82,9 @@ def _module_names(fn: Any) -> dict[str, Any]:
 
 def _result_hint(hint: Any) -> Any | None:
     """Return what a function annotated with ``hint`` has to say in the end."""
-    origin = typing.get_origin(hint) or hint
-    args = typing.get_args(hint)
+    bare = bare_hint(hint)
+    origin = typing.get_origin(bare) or bare
+    args = typing.get_args(bare)
     if origin in (Generator, Coroutine):
         return args[2] if len(args) == 3 else None
     if origin is Awaitable:

@@ -12,19 +12,18 @@ import functools
 import inspect
 import json
 import re
-import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 from durable_django.core.errors import PayloadError
+from durable_django.core.type_hints import bare_hint, member_hints, remembering
 
 if TYPE_CHECKING:
     from durable_django.core.serialization import DataConverter
 
-_T = TypeVar("_T")
 _Rebuilder = Callable[[Any, "DataConverter"], Any]
 
 _ARRAYS: dict[Any, type] = {
@@ -45,6 +44,7 @@ _ARRAY_VALUES = (list, tuple, set, frozenset)
 _SCALARS = (str, int, float)
 _SUBCLASSED: tuple[type, ...] = (str, int, float, list, dict, tuple, set, frozenset)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|-?Infinity")
 _DURATION = re.compile(
     r"(?P<sign>-?)P(?:(?P<days>\d+)D)?"
     r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+)(?:\.(?P<fraction>\d{1,6}))?S)?)?"
@@ -114,47 +114,36 @@ def rebuild(value: Any, hint: Any, converter: DataConverter) -> Any:
     return _apply(_rebuilder(hint), value, converter)
 
 
-def remembering(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Remember what a function has returned, for arguments that can be hashed: Annotated hints may not be."""
-    cached = functools.lru_cache(maxsize=4096)(function)
-
-    @functools.wraps(function)
-    def remembered(*arguments: Any) -> _T:
-        try:
-            return cached(*arguments)
-        except TypeError:
-            return function(*arguments)
-
-    return remembered
-
-
 @remembering
 def is_rebuilt(hint: Any) -> bool:
-    """Tell whether ``hint`` is a class that JSON does not give back by itself."""
-    hint = _bare_hint(hint)
+    """Tell whether ``hint`` is a class that JSON does not give back by itself, or a TypedDict with one."""
+    return _is_rebuilt(hint, ())
+
+
+def _is_rebuilt(hint: Any, around: tuple[Any, ...]) -> bool:
+    """Tell what `is_rebuilt` tells; ``around`` are the TypedDicts that it is a member of."""
+    hint = bare_hint(hint)
     origin = typing.get_origin(hint) or hint
     if not isinstance(origin, type) or _is_union(origin):
         return False
-    return origin in _LOST_COLLECTIONS or _class_rebuilder(origin) is not None
+    if typing.is_typeddict(origin):
+        members = () if origin in around else member_hints(origin, typing.get_args(hint)).values()
+        return any(_is_lost(member, (*around, origin)) for member in members)
+    return origin in _LOST_COLLECTIONS or _class_rebuilder(origin, ()) is not None
+
+
+def _is_lost(hint: Any, around: tuple[Any, ...]) -> bool:
+    return _is_rebuilt(hint, around) or any(_is_lost(wrapped, around) for wrapped in wrapped_hints(hint))
 
 
 @remembering
 def wrapped_hints(hint: Any) -> tuple[Any, ...]:
     """Return the hints that an Optional, a union, or a list, mapping and so on is made of."""
-    hint = _bare_hint(hint)
+    hint = bare_hint(hint)
     origin = typing.get_origin(hint)
     if _is_union(origin) or origin in _ARRAYS or origin in _OBJECTS:
         return tuple(arg for arg in typing.get_args(hint) if arg not in (types.NoneType, Ellipsis))
     return ()
-
-
-def resolved_hint(annotation: Any, module_names: Mapping[str, Any], local_names: Mapping[str, Any]) -> Any:
-    """Return the type that an annotation, a string or not, stands for; Any where that cannot be told."""
-    holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    try:
-        return typing.get_type_hints(holder, dict(module_names), dict(local_names))["it"]
-    except Exception:  # noqa: BLE001 - evaluates what users wrote, with names that only type checkers see
-        return Any
 
 
 def _apply(rebuilder: _Rebuilder | None, value: Any, converter: DataConverter) -> Any:
@@ -164,7 +153,7 @@ def _apply(rebuilder: _Rebuilder | None, value: Any, converter: DataConverter) -
 @remembering
 def _rebuilder(hint: Any) -> _Rebuilder | None:
     """Return what rebuilds values as ``hint`` says, None where there is nothing to rebuild."""
-    hint = _bare_hint(hint)
+    hint = bare_hint(hint)
     args = typing.get_args(hint)
     origin = typing.get_origin(hint) or hint
     if _is_union(origin):
@@ -177,18 +166,7 @@ def _rebuilder(hint: Any) -> _Rebuilder | None:
         return _array_rebuilder(_ARRAYS[origin], _rebuilder(args[0]) if args else None)
     if origin in _OBJECTS:
         return _object_rebuilder(*args) if args else None
-    return _class_rebuilder(origin) or _builtin_rebuilder(origin)
-
-
-def _bare_hint(hint: Any) -> Any:
-    """Return a hint without what tells nothing of the value's shape."""
-    while True:
-        if isinstance(hint, typing.NewType):
-            hint = hint.__supertype__
-        elif typing.get_origin(hint) in (typing.Annotated, typing.Final, typing.Required, typing.NotRequired):
-            hint = typing.get_args(hint)[0]
-        else:
-            return hint
+    return _class_rebuilder(origin, args) or _builtin_rebuilder(origin)
 
 
 def _is_union(origin: Any) -> bool:
@@ -205,7 +183,7 @@ def _union_rebuilder(args: tuple[Any, ...]) -> _Rebuilder | None:
     if len(members) == 1:
         return _rebuilder(members[0])
     lost = [member for member in members if is_rebuilt(member) or any(map(is_rebuilt, wrapped_hints(member)))]
-    if len(lost) != 1 or Any in members:
+    if len(lost) != 1 or Any in map(bare_hint, members):
         return None
     rebuilder = _rebuilder(lost[0])
     kept = tuple(_instance_class(member) for member in members if member is not lost[0])
@@ -218,7 +196,7 @@ def _union_rebuilder(args: tuple[Any, ...]) -> _Rebuilder | None:
 
 def _instance_class(hint: Any) -> Any:
     """Return what `isinstance` knows a hint's values by."""
-    hint = _bare_hint(hint)
+    hint = bare_hint(hint)
     cls = typing.get_origin(hint) or hint
     if typing.is_typeddict(cls):
         return dict
@@ -268,26 +246,23 @@ def _object_rebuilder(key_hint: Any, value_hint: Any) -> _Rebuilder | None:
     return rebuild_object
 
 
-def _class_rebuilder(cls: type) -> _Rebuilder | None:
-    """Return the rebuilder of a class that JSON does not give back by itself, None for every other."""
-    try:
-        return _cached_class_rebuilder(cls)
-    except TypeError:  # unhashable, by a metaclass of its own
-        return _new_class_rebuilder(cls)
+@remembering
+def _class_rebuilder(cls: type, arguments: tuple[Any, ...]) -> _Rebuilder | None:
+    """Return the rebuilder of a class that JSON does not give back by itself, None for every other.
 
-
-def _new_class_rebuilder(cls: type) -> _Rebuilder | None:
+    ``arguments`` are those of a generic class. A TypedDict has one too: JSON may not give back its members.
+    """
     if typing.is_typeddict(cls):
-        return None
+        return functools.partial(_build_typed_dict, cls, arguments)
     hook = getattr(cls, "from_json", None)
     if callable(hook):
         build = _hook_builder(hook)
     elif issubclass(cls, enum.Enum):
         build = functools.partial(_build_enum, cls)
     elif dataclasses.is_dataclass(cls):
-        build = functools.partial(_build_dataclass, cls)
+        build = functools.partial(_build_dataclass, cls, arguments)
     elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        build = functools.partial(_build_namedtuple, cls)
+        build = functools.partial(_build_namedtuple, cls, arguments)
     elif issubclass(cls, types.SimpleNamespace):
         build = functools.partial(_build_namespace, cls)
     else:
@@ -297,9 +272,6 @@ def _new_class_rebuilder(cls: type) -> _Rebuilder | None:
         build = functools.partial(_build_from_text, cls, parse)
 
     return lambda value, converter: value if isinstance(value, cls) else build(value, converter)
-
-
-_cached_class_rebuilder = functools.lru_cache(maxsize=4096)(_new_class_rebuilder)
 
 
 def _hook_builder(hook: Callable[..., Any]) -> _Rebuilder:
@@ -315,25 +287,35 @@ def _hook_builder(hook: Callable[..., Any]) -> _Rebuilder:
 
 def _build_enum(cls: Any, value: Any, converter: DataConverter) -> Any:
     # The keys of a JSON object are strings, even those of an IntEnum.
-    return cls(int(value)) if issubclass(cls, int) and isinstance(value, str) else cls(value)
+    return cls(_build_scalar(int, value, converter) if issubclass(cls, int) else value)
 
 
-def _build_dataclass(cls: Any, value: Any, converter: DataConverter) -> Any:
+def _build_typed_dict(cls: Any, arguments: tuple[Any, ...], value: Any, converter: DataConverter) -> Any:
+    if not isinstance(value, dict):
+        raise _misfit(value, cls.__qualname__)
+    made = value.copy()
+    for name, rebuilder in _member_rebuilders(cls, arguments).items():
+        if name in value:
+            made[name] = _apply(rebuilder, value[name], converter)
+    return made
+
+
+def _build_dataclass(cls: Any, arguments: tuple[Any, ...], value: Any, converter: DataConverter) -> Any:
     if not isinstance(value, dict):
         raise _misfit(value, cls.__qualname__)
     return cls(
         **{
             name: _apply(rebuilder, value[name], converter)
-            for name, rebuilder in _member_rebuilders(cls).items()
+            for name, rebuilder in _member_rebuilders(cls, arguments).items()
             if name in value
         }
     )
 
 
-def _build_namedtuple(cls: Any, value: Any, converter: DataConverter) -> Any:
-    rebuilders = _member_rebuilders(cls)
+def _build_namedtuple(cls: Any, arguments: tuple[Any, ...], value: Any, converter: DataConverter) -> Any:
+    rebuilders = _member_rebuilders(cls, arguments)
     if not isinstance(value, list):
-        return _build_dataclass(cls, value, converter)
+        return _build_dataclass(cls, arguments, value, converter)
     if len(value) > len(rebuilders):
         raise _misfit(value, cls.__qualname__)
     members = zip(rebuilders.values(), value, strict=False)
@@ -354,26 +336,16 @@ def _build_from_text(cls: Any, parse: Callable[[Any, str], Any], value: Any, con
     return parse(cls, value)
 
 
-@functools.lru_cache(maxsize=1024)
-def _member_rebuilders(cls: Any) -> dict[str, _Rebuilder | None]:
-    """Return what rebuilds a constructor's members; only at the first use, as a class may contain itself."""
-    hints = _class_hints(cls)
+@remembering
+def _member_rebuilders(cls: Any, arguments: tuple[Any, ...]) -> dict[str, _Rebuilder | None]:
+    """Return what rebuilds a class's members; only at the first use, as a class may contain itself."""
+    hints = member_hints(cls, arguments)
     names = (
-        [f.name for f in dataclasses.fields(cls) if f.init] if dataclasses.is_dataclass(cls) else cls._fields
+        [f.name for f in dataclasses.fields(cls) if f.init]
+        if dataclasses.is_dataclass(cls)
+        else getattr(cls, "_fields", hints)
     )
     return {name: _rebuilder(hints.get(name, Any)) for name in names}
-
-
-def _class_hints(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except Exception:  # noqa: BLE001 - one name that cannot be resolved must not cost the hints of the others
-        hints: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            names = getattr(sys.modules.get(base.__module__), "__dict__", {})
-            for name, annotation in inspect.get_annotations(base).items():
-                hints[name] = resolved_hint(annotation, names, {**vars(base), base.__name__: base})
-        return hints
 
 
 def _builtin_rebuilder(cls: type) -> _Rebuilder | None:
@@ -381,7 +353,7 @@ def _builtin_rebuilder(cls: type) -> _Rebuilder | None:
     if cls in _SCALARS:
         return functools.partial(_build_scalar, cls)
     base = next((base for base in _SUBCLASSED if issubclass(cls, base) and cls is not base), None)
-    if base is None or cls is bool or typing.is_typeddict(cls):
+    if base is None or cls is bool:
         return None
 
     def rebuild_subclass(value: Any, converter: DataConverter) -> Any:
@@ -394,11 +366,17 @@ def _build_scalar(cls: type, value: Any, converter: DataConverter) -> Any:
     """Convert where nothing is lost; what does not fit stays as it is, since Python's hints bind nobody."""
     if type(value) not in _SCALARS or isinstance(value, cls):
         return value
-    if cls is int and isinstance(value, float) and not value.is_integer():
-        return value
     with contextlib.suppress(ValueError, OverflowError):
-        return cls(value)
+        made = cls(value)
+        if cls is str or (_reads_as(made, value) if isinstance(value, str) else made == value):
+            return made
     return value
+
+
+def _reads_as(number: float, text: str) -> bool:
+    """Tell whether a text is a JSON number, and ``number`` has all its digits."""
+    # Python also reads 1_0 and " 05 ", which are rather somebody's names.
+    return _NUMBER.fullmatch(text) is not None and decimal.Decimal(repr(number)) == decimal.Decimal(text)
 
 
 def _parse_duration(cls: Any, text: str) -> Any:
@@ -410,11 +388,17 @@ def _parse_duration(cls: Any, text: str) -> Any:
     return -duration if match["sign"] else duration
 
 
+def _parse_decimal(cls: Any, text: str) -> Any:
+    if "_" in text:  # Python reads 1_0 as ten.
+        raise ValueError(f"Not a decimal number: {text!r}")
+    return cls(text)
+
+
 _TEXT_PARSERS: tuple[tuple[type, Callable[[Any, str], Any]], ...] = (
     (dt.datetime, lambda cls, text: cls.fromisoformat(text)),
     (dt.date, lambda cls, text: cls.fromisoformat(text)),
     (dt.time, lambda cls, text: cls.fromisoformat(text)),
     (dt.timedelta, _parse_duration),
-    (decimal.Decimal, lambda cls, text: cls(text)),
+    (decimal.Decimal, _parse_decimal),
     (uuid.UUID, lambda cls, text: cls(text)),
 )

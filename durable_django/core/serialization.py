@@ -54,10 +54,10 @@ class JsonDataConverter(DataConverter):
     instead; enums by value; dataclasses, named tuples and `SimpleNamespace` as objects; date and time types,
     `Decimal` and `UUID` as Django's JSON encoder writes them.
 
-    By type hint all of these come back, as do tuples, sets, and classes with a class method
-    ``from_json(value)`` or ``from_json(value, converter)``. Without a hint, objects come back as dictionaries
-    whose members are attributes too. A payload that does not fit its hint comes back as if there were none,
-    never half rebuilt.
+    By type hint all of these come back, as do tuples, sets, the members of a TypedDict, and classes with a
+    class method ``from_json(value)`` or ``from_json(value, converter)``; a generic class is rebuilt by its
+    arguments. Without a hint, objects come back as dictionaries whose members are attributes too. A payload
+    that does not fit its hint comes back as if there were none, never half rebuilt.
     """
 
     def serialize(self, value: Any) -> str | None:

@@ -91,7 +91,8 @@ def _undo(connection: Any) -> None:
     with suppress(DatabaseError):
         connection.rollback()
         connection.set_autocommit(True)  # For one that is never closed, as SQLite's in memory.
-    connection.close()
+    with suppress(DatabaseError):  # One that is closed already is none any more after this, either.
+        connection.close()
 
 
 def is_lost(using: str) -> bool:

@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,11 +28,12 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _STABLE_SECONDS = 60.0
 _YOUNG_OBJECTS = 25_000
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """What SIGTERM and SIGINT have asked for. Only the main thread may wait for it."""
+    """What SIGTERM, SIGINT and SIGHUP have asked for. Only the thread that made it may wait for it."""
 
     def __init__(self) -> None:
         # The one queue that a signal handler may use: it may interrupt whoever is using it.
@@ -53,20 +55,36 @@ class StopRequests:
 
 @contextmanager
 def stop_requests(*, exit_on_second: bool) -> Iterator[StopRequests]:
-    """Turn SIGTERM and SIGINT into requests; with ``exit_on_second``, the second one ends this process."""
+    """Turn SIGTERM, SIGINT and SIGHUP into requests; with ``exit_on_second``, the second ends this process.
+
+    SIGHUP comes first or not at all: when a terminal closes it may come twice, and service managers may send
+    it after SIGTERM. Outside the main thread, which alone can handle signals, there are no requests.
+    """
     requests = StopRequests()
 
     def handle(number: int, _: FrameType | None) -> None:
-        if exit_on_second and requests.first is not None:
-            os._exit(128 + number)
+        if requests.first is not None:
+            if number == _HANGUP:
+                return
+            if exit_on_second:
+                os._exit(128 + number)
         requests.add(signal.Signals(number))
 
-    before = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
+    before = {number: signal.signal(number, handle) for number in _handled_signals()}
     try:
         yield requests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _handled_signals() -> tuple[signal.Signals, ...]:
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    # Under nohup it is ignored, and the process is to outlive its terminal.
+    if _HANGUP is None or signal.getsignal(_HANGUP) is signal.SIG_IGN:
+        return _STOP_SIGNALS
+    return (*_STOP_SIGNALS, _HANGUP)
 
 
 def settle() -> None:

@@ -18,6 +18,8 @@ from durable_django.client import (
 )
 from durable_django.models import Instance, InstanceStatus
 from durable_django.store import clock, wakeup
+from tests import factories
+from tests.client.test_sync import WRONG_TIMEOUTS
 from tests.factories import NOW
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,5 +109,28 @@ def test_a_wait_can_be_cancelled() -> None:
         client = AsyncDurableTaskClient()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(client.wait_for_orchestration_start("nobody"), 0.1)
+
+    finish(run())
+
+
+@pytest.mark.parametrize(("timeout", "kind", "words"), WRONG_TIMEOUTS)
+def test_a_timeout_is_a_number_of_seconds(timeout: Any, kind: type[Exception], words: str) -> None:
+    factories.make_instance("flow", InstanceStatus.COMPLETED)
+
+    async def run() -> None:
+        async with AsyncDurableTaskClient() as client:
+            for wait in (client.wait_for_orchestration_start, client.wait_for_orchestration_completion):
+                with pytest.raises(kind, match=f"timeout must be a number of {words}"):
+                    await wait("flow", timeout=timeout)
+
+    finish(run())
+
+
+def test_nobody_has_an_id_that_nothing_can_have() -> None:
+    async def run() -> None:
+        async with AsyncDurableTaskClient() as client:
+            assert await client.get_orchestration_state("a\x00") is None
+            with pytest.raises(TimeoutError, match=r"'a\\x00'"):
+                await client.wait_for_orchestration_completion("a\x00", timeout=0)
 
     finish(run())

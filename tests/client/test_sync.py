@@ -4,6 +4,8 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -30,6 +32,14 @@ from tests import factories
 from tests.factories import FAILURE, NOW, history_of
 
 pytestmark = pytest.mark.django_db
+
+WRONG_TIMEOUTS = [
+    pytest.param(float("nan"), ValueError, "seconds or None, not nan", id="nan"),
+    pytest.param(10**5000, ValueError, "seconds that a clock can count", id="huge"),
+    pytest.param(timedelta(seconds=1), TypeError, "seconds or None, not timedelta", id="timedelta"),
+    pytest.param("1", TypeError, "seconds or None, not str", id="text"),
+    pytest.param(Decimal(1), TypeError, "seconds or None, not Decimal", id="decimal"),
+]
 
 
 @dataclass
@@ -112,6 +122,53 @@ class TestStates:
         assert isinstance(client.get_orchestration_history("flow")[0], OrchestratorStartedEvent)
         with pytest.raises(OrchestrationNotFoundError):
             client.get_orchestration_history("nobody")
+
+
+class TestIdsThatNothingCanHave:
+    @pytest.fixture(params=["\x00", "flow\x00", "\ud800", "\x1a", "", "@counter@x", "x" * 300])
+    def nobody(self, request: pytest.FixtureRequest) -> str:
+        for instance_id in ("flow", "flow\ufffd", "\ufffd"):
+            factories.make_instance(instance_id)
+        nobody: str = request.param
+        return nobody
+
+    def test_nothing_is_found(self, client: DurableTaskClient, nobody: str) -> None:
+        with transaction.atomic():
+            assert client.get_orchestration_state(nobody) is None
+            client.terminate_orchestration(nobody)
+            assert client.purge_orchestration(nobody) == PurgeInstancesResult(0, True)
+            assert client.get_orchestration_history("flow", execution_id=nobody or "none") == []
+        assert not Instance.objects.exclude(status=InstanceStatus.RUNNING).exists()
+
+    def test_what_needs_an_instance_says_that_there_is_none(
+        self, client: DurableTaskClient, nobody: str
+    ) -> None:
+        with transaction.atomic():
+            for refused in (
+                client.get_orchestration_history,
+                client.suspend_orchestration,
+                client.resume_orchestration,
+                client.rewind_orchestration,
+                client.restart_orchestration,
+                lambda instance_id: client.raise_orchestration_event(instance_id, "approval"),
+            ):
+                with pytest.raises(OrchestrationNotFoundError):
+                    refused(nobody)
+            assert not Message.objects.exists()
+
+    @pytest.mark.parametrize("value", [None, 5, b"flow", ["flow"]])
+    def test_an_id_is_a_text(self, client: DurableTaskClient, value: Any) -> None:
+        for refused in (
+            client.get_orchestration_state,
+            client.terminate_orchestration,
+            client.purge_orchestration,
+            client.suspend_orchestration,
+        ):
+            with pytest.raises(TypeError, match="instance_id must be a str, not"):
+                refused(value)
+        factories.make_instance()
+        with pytest.raises(TypeError, match="execution_id must be a str, not int"):
+            client.get_orchestration_history("flow", execution_id=5)  # type: ignore[arg-type]
 
 
 class TestSteering:
@@ -270,6 +327,25 @@ class TestWaiting:
             client.wait_for_orchestration_start("flow", timeout=timeout)
         with pytest.raises(TimeoutError, match="'nobody' to complete"):
             client.wait_for_orchestration_completion("nobody", timeout=timeout)
+
+    def test_nobody_has_an_id_that_nothing_can_have(self, client: DurableTaskClient) -> None:
+        for wait in (client.wait_for_orchestration_start, client.wait_for_orchestration_completion):
+            with pytest.raises(TimeoutError, match=r"'a\\x00'"):
+                wait("a\x00", timeout=0)
+
+    @pytest.mark.parametrize(("timeout", "kind", "words"), WRONG_TIMEOUTS)
+    def test_a_timeout_is_a_number_of_seconds(
+        self, client: DurableTaskClient, timeout: Any, kind: type[Exception], words: str
+    ) -> None:
+        factories.make_instance("flow", InstanceStatus.COMPLETED)
+        for wait in (client.wait_for_orchestration_start, client.wait_for_orchestration_completion):
+            with pytest.raises(kind, match=f"timeout must be a number of {words}"):
+                wait("flow", timeout=timeout)
+
+    @pytest.mark.parametrize("timeout", [float("inf"), -1, Fraction(1, 2), True])
+    def test_numbers_of_all_kinds_are_timeouts(self, client: DurableTaskClient, timeout: Any) -> None:
+        factories.make_instance("flow", InstanceStatus.COMPLETED)
+        assert client.wait_for_orchestration_completion("flow", timeout=timeout).instance_id == "flow"
 
     def test_waiting_in_a_transaction_is_refused_at_once(self, client: DurableTaskClient) -> None:
         instance_id = client.schedule_new_orchestration("flow")

@@ -209,6 +209,26 @@ class TestValidation:
         with pytest.raises(InvalidTask, match="run_after must be an aware datetime"):
             tasks.note.using(run_after=datetime(2026, 1, 1))
 
+    @pytest.mark.parametrize(
+        "run_after",
+        [
+            timedelta.max,
+            timedelta.min,
+            timedelta(days=3_000_000),
+            datetime.max.replace(tzinfo=dt.timezone(timedelta(hours=-1))),
+            datetime.min.replace(tzinfo=dt.timezone(timedelta(hours=1))),
+        ],
+    )
+    def test_run_after_beyond_the_calendar(self, backend: Any, run_after: Any) -> None:
+        with pytest.raises(InvalidTask, match=r"run_after .* lies beyond the calendar"):
+            tasks.answer.using(run_after=run_after)
+        with (
+            mock.patch.object(DurableBackend, "validate_task"),
+            pytest.raises(InvalidTask, match=r"run_after .* lies beyond the calendar"),
+        ):
+            tasks.answer.using(run_after=run_after).enqueue()
+        assert not Instance.objects.exists()
+
     def test_functions_that_are_not_at_a_modules_level(self) -> None:
         def inner() -> None:
             pass

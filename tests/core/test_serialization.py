@@ -52,6 +52,10 @@ class Level(enum.IntEnum):
     HIGH = 2
 
 
+class Tenth(enum.IntEnum):
+    ALL = 10
+
+
 class Mode(enum.StrEnum):
     FAST = "fast"
 
@@ -460,6 +464,13 @@ def test_values_come_back_by_their_hint(value: Any, hint: Any) -> None:
         (5.0, int, 5),
         ("5", int, 5),
         (5, str, "5"),
+        ("-5", int, -5),
+        ("1.50", float, 1.5),
+        ("0.1", float, 0.1),
+        ("1e+16", float, 1e16),
+        ("5", float, 5.0),
+        ("Infinity", float, float("inf")),
+        (2**53, float, float(2**53)),
         ({"a": 1}, OrderedDict, OrderedDict(a=1)),
         ({"title": "x"}, Movie, {"title": "x"}),
     ],
@@ -491,6 +502,20 @@ def test_json_is_converted_where_nothing_is_lost(parsed: Any, hint: Any, expecte
         ("x", Decimal),
         ("text", SimpleNamespace),
         (2.5, int),
+        (2**53 + 1, float),
+        (10**400, float),
+        ("9007199254740993", float),
+        ("0.10000000000000000001", float),
+        ("1e400", float),
+        ("1_0", int),
+        ("1_0", float),
+        ("1_0", Decimal),
+        ("1_0", Tenth),
+        ("007", int),
+        ("007", float),
+        (" 5", int),
+        ("+5", int),
+        ("\N{ARABIC-INDIC DIGIT FIVE}", int),
         (True, str),
         ("yes", bool),
         ("x", float),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connections
 
 from durable_django.client import DurableTaskClient, OrchestrationStatus
 from durable_django.models import ActivityTask
+from durable_django.worker import DurableTaskWorker
 from tests.management.conftest import Gate, Start, eventually, worker_pids
 from tests.management.project.workflows import ask_collector, pass_gate
 
@@ -19,6 +23,25 @@ RUNNING = OrchestrationStatus.RUNNING
 COMPLETED = OrchestrationStatus.COMPLETED
 PENDING = OrchestrationStatus.PENDING
 FAILED = OrchestrationStatus.FAILED
+
+
+def hanging_up(handler: signal.Handlers) -> Iterator[None]:
+    """Give new processes what is done at SIGHUP: they inherit that it is ignored."""
+    before = signal.signal(signal.SIGHUP, handler)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Commands are ended by SIGHUP, as from a terminal, however the tests were started."""
+    yield from hanging_up(signal.SIG_DFL)
+
+
+@pytest.fixture
+def no_terminal() -> Iterator[None]:
+    """Commands ignore SIGHUP, as under nohup."""
+    yield from hanging_up(signal.SIG_IGN)
 
 
 def begin(gate: Gate) -> str:
@@ -118,8 +141,26 @@ class TestVersions:
         assert status(instance_id) is FAILED
 
 
+class TestElsewhere:
+    @pytest.mark.django_db(transaction=True)
+    def test_a_thread_may_work_until_nothing_is_left(self) -> None:
+        def work() -> None:
+            try:
+                call_command("durable_worker", "--burst", verbosity=0)
+            finally:
+                connections.close_all()
+
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(work).result(30)
+        assert worker_pids() == set()
+        after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+        assert after == before
+
+
 class TestDraining:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    @pytest.mark.usefixtures("terminal")
     def test_records_what_runs_and_begins_nothing_new(
         self, start: Start, gate: Gate, number: signal.Signals
     ) -> None:
@@ -161,6 +202,29 @@ class TestDraining:
         command.signal(signal.SIGTERM)
         assert command.exit_code() == 128 + signal.SIGTERM
 
+    @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+    @pytest.mark.usefixtures("terminal")
+    def test_a_hangup_is_no_second_signal(self, start: Start, gate: Gate, first: signal.Signals) -> None:
+        command = start()
+        instance_id = begin(gate)
+        gate.wait_for(1)
+        command.signal(first)
+        command.wait_for_log(f"stops: {first.name}")
+        command.signal(signal.SIGHUP)
+        gate.open()
+        assert command.exit_code() == 0
+        assert status(instance_id) is COMPLETED
+
+    @pytest.mark.usefixtures("no_terminal")
+    def test_a_hangup_that_is_ignored_stays_so(self, start: Start, gate: Gate) -> None:
+        gate.open()
+        command = start()
+        command.wait_for_log("started: ")
+        command.signal(signal.SIGHUP)
+        command.signal(signal.SIGTERM)
+        assert command.exit_code() == 0
+        assert "stops: SIGTERM" in command.log
+
 
 class TestProcesses:
     def test_share_the_work(self, start: Start, gate: Gate) -> None:
@@ -175,15 +239,17 @@ class TestProcesses:
         assert command.exit_code() == 0
         assert worker_pids() == set()
 
-    def test_drain_together(self, start: Start, gate: Gate) -> None:
+    @pytest.mark.usefixtures("terminal")
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_drain_together(self, start: Start, gate: Gate, number: signal.Signals) -> None:
         command = start("--processes", "2")
         instance_id = begin(gate)
         gate.wait_for(1)
         eventually(lambda: len(worker_pids()) == 2, "two workers have entered")
-        command.signal(signal.SIGTERM)
+        command.signal(number)
         eventually(lambda: worker_pids() == set(gate.pids), "the idle one has left")
         # Service managers signal every process of a service: this is no second request.
-        os.kill(gate.pids[0], signal.SIGTERM)
+        os.kill(gate.pids[0], number)
         gate.open()
         assert command.exit_code() == 0
         assert status(instance_id) is COMPLETED
@@ -231,6 +297,7 @@ class TestRefusals:
         [
             ({"processes": 0}, "--processes must be at least 1, not 0"),
             ({"concurrency": -1}, "--concurrency must be at least 1, not -1"),
+            ({"concurrency": 100_000}, "--concurrency must be at most 1000, not 100000"),
             ({"poll_interval": 0.0}, "--poll-interval must be a positive number of seconds, not 0.0"),
             ({"poll_interval": float("nan")}, "--poll-interval must be a positive number"),
             ({"queues": "a,,b"}, "--queues must be names between commas, like default,mail, not 'a,,b'"),
@@ -242,6 +309,15 @@ class TestRefusals:
     def test_bad_options(self, options: dict[str, object], message: str) -> None:
         with pytest.raises(CommandError, match=message):
             call_command("durable_worker", **options)
+
+    @pytest.mark.django_db
+    def test_threads_that_the_system_does_not_give(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_: DurableTaskWorker) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(DurableTaskWorker, "start", refuse)
+        with pytest.raises(CommandError, match=r"can't start new thread\. Try a lower --concurrency"):
+            call_command("durable_worker", "--burst", verbosity=0)
 
     def test_database_without_migrations(
         self, start: Start, command_environment: dict[str, str], tmp_path: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -27,7 +27,6 @@ from durable_django.core.ids import check_instance_id, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from durable_django.contrib.django_tasks.framework import Task, TaskResult
     from durable_django.contrib.django_tasks.requests import AnyTask
@@ -99,6 +98,7 @@ class DurableBackend(BaseTaskBackend):
             check_name("queue", task.queue_name)
         except ValueError as error:
             raise InvalidTask(str(error)) from error
+        _start_at(task.run_after, datetime.now(UTC).replace(tzinfo=None))
 
     def enqueue(self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskResult[P, R]:
         """Store a task, in the caller's transaction, and return its result as it is now.
@@ -194,9 +194,18 @@ def _round_trip(value: Any) -> Any:
 
 
 def _start_at(run_after: datetime | timedelta | None, now: datetime) -> datetime | None:
-    """Return when a task may run, naive UTC or aware; None is at once."""
-    if isinstance(run_after, timedelta):
-        return now + run_after
-    if run_after is None or timezone.is_aware(run_after):
-        return run_after
-    return timezone.make_aware(run_after)  # Without USE_TZ, a naive time is one of TIME_ZONE.
+    """Return when a task may run, naive UTC; None is at once.
+
+    Raises:
+        InvalidTask: No calendar has that time.
+    """
+    if run_after is None:
+        return None
+    try:
+        if isinstance(run_after, timedelta):
+            return now + run_after
+        # Without USE_TZ, a naive time is one of TIME_ZONE.
+        aware = run_after if timezone.is_aware(run_after) else timezone.make_aware(run_after)
+        return aware.astimezone(UTC).replace(tzinfo=None)
+    except (OverflowError, ValueError) as error:
+        raise InvalidTask(f"run_after {run_after} lies beyond the calendar (years 1 to 9999).") from error

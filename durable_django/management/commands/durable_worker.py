@@ -37,15 +37,16 @@ logger = logging.getLogger("durable_django.worker")
 _MATCH = {strategy.name.lower().replace("_", "-"): strategy for strategy in VersionMatchStrategy}
 _FAILURE = {strategy.name.lower(): strategy for strategy in VersionFailureStrategy}
 _MOST_NAMES = 12
+_MOST_THREADS = 1000
 
 
 class Command(BaseCommand):
     """Runs workers on what the project's ``workflows`` modules register."""
 
     help = (
-        "Run durable orchestrations and activities until SIGTERM or SIGINT: then nothing new is begun, "
-        "running activities may finish within SHUTDOWN_GRACE_SECONDS, and the rest goes back to other "
-        "workers. A second signal ends the command at once."
+        "Run durable orchestrations and activities until SIGTERM, SIGINT or SIGHUP: then nothing new is "
+        "begun, running activities may finish within SHUTDOWN_GRACE_SECONDS, and the rest goes back to other "
+        "workers. A second SIGTERM or SIGINT ends the command at once."
     )
     requires_system_checks = []  # handle() runs them, those of the database included
 
@@ -53,7 +54,10 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument("--processes", type=int, default=1, metavar="N", help="worker processes (1)")
         parser.add_argument(
-            "--concurrency", type=int, metavar="N", help="threads for activities (default: ACTIVITY_THREADS)"
+            "--concurrency",
+            type=int,
+            metavar="N",
+            help=f"threads for activities, at most {_MOST_THREADS} (default: ACTIVITY_THREADS)",
         )
         parser.add_argument("--queues", metavar="A,B", help="the queues to serve (default: all)")
         parser.add_argument("--name", default="", help="a name to show with the worker and in histories")
@@ -164,7 +168,12 @@ class Command(BaseCommand):
             started_at = time.monotonic()
             if self._has_command_line:  # Else the process is somebody's who has other things to do.
                 settle()
-            worker.start()
+            try:
+                worker.start()
+            except RuntimeError as error:  # This is how Python says that the system gives it no thread.
+                raise CommandError(
+                    f"The worker cannot be started: {error}. Try a lower --concurrency."
+                ) from error
             identity = worker.identity
             logger.info("Worker %s started: %s", identity, _describe(using, options))
             if not (_own_orchestrators() or default_registry.activities or _own_entities()):
@@ -186,6 +195,8 @@ def _check_options(options: dict[str, Any]) -> None:
         count = options[name]
         if count is not None and count < 1:
             raise CommandError(f"--{name} must be at least 1, not {count}.")
+    if (options["concurrency"] or 0) > _MOST_THREADS:
+        raise CommandError(f"--concurrency must be at most {_MOST_THREADS}, not {options['concurrency']}.")
     interval = options["poll_interval"]
     if interval is not None and not (math.isfinite(interval) and interval > 0):
         raise CommandError(f"--poll-interval must be a positive number of seconds, not {interval}.")
