@@ -10,9 +10,13 @@ from typing import Any
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _RATE = re.compile(r"\s*(\d{1,9})\s*/\s*(\d{1,9})?\s*([smhd])\s*")
-_MARGIN = 1.01
-"""By how much starts are spaced wider: what is late by a little never makes one too many."""
-_LATE = 0.05
+_LATE = 0.03
+"""How late a start may be found to be, as a part of the period, and not be put off."""
+_MARGIN = 1.05
+"""By how much starts are spaced wider: one that is late makes no period one too full.
+
+That is the lateness, and as much again as an activity may take from there to its first line.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Limits:
 
     @property
     def latest(self) -> timedelta:
-        """How late an activity may begin without making one too many for the rates: 5 % of their time."""
+        """How late an activity may be sent off and make no one too many for the rates: 3% of their time."""
         rates = [rate for rate in (self.rate, self.key_rate) if rate is not None]
         return timedelta(seconds=min((rate.seconds for rate in rates), default=0) * _LATE)
 

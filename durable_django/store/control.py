@@ -89,13 +89,19 @@ def terminate(
             family = [] if one is None else [one]
         if not family or family[0].status in TERMINAL:
             return []
-        live = [instance for instance in family if instance.status not in TERMINAL]
-        families.refuse_moving(using, live, "terminated")
-        with connections[using].cursor() as cursor:
-            _terminate(cursor, live, output, recursive=recursive)
-        wakeup.announce_changes(using, [instance.instance_id for instance in live])
-        transaction.on_commit(lambda: _signal(using, live), using=using, robust=True)
-        return live
+        return _end_live(using, family, output, recursive=recursive)
+
+
+def terminate_all(using: str, locked: Sequence[Instance]) -> None:
+    """End instances that are locked, and what they have started, as `terminate` does each, but all at once.
+
+    Nothing happens to those that are terminal, nor to what these have started.
+    """
+    live = [instance for instance in locked if instance.status not in TERMINAL]
+    if live:
+        with transaction.atomic(using):
+            started = families.lock_descendants(using, live, families.of_execution)
+            _end_live(using, [*live, *started], None, recursive=True)
 
 
 def suspend(using: str, instance_id: str) -> None:
@@ -283,6 +289,21 @@ def _has_started(using: str, instance: Instance) -> bool:
 # ------------------------------------------------------------------------------------- terminate
 
 
+def _end_live(
+    using: str, family: Sequence[Instance], output: str | None, *, recursive: bool
+) -> list[Instance]:
+    """End those that are live among instances that are locked, and return them."""
+    live = [instance for instance in family if instance.status not in TERMINAL]
+    families.refuse_moving(using, live, "terminated")
+    with connections[using].cursor() as cursor:
+        for some in rows.batched(live, instances.BATCH_ROWS):
+            _terminate(cursor, some, output, recursive=recursive)
+        _tell_parents(cursor, live)
+    wakeup.announce_changes(using, [instance.instance_id for instance in live])
+    transaction.on_commit(lambda: _signal(using, live), using=using, robust=True)
+    return live
+
+
 def _terminate(
     cursor: CursorWrapper, live: Sequence[Instance], output: str | None, *, recursive: bool
 ) -> None:
@@ -301,7 +322,6 @@ def _terminate(
     operations.add(cursor, held, clock.now())
     if held:
         wakeup.announce_work(using)
-    _tell_parents(cursor, live)
 
 
 def _ended(using: str, instance: Instance, event: HistoryEvent, output: str | None) -> tuple[Any, ...]:
@@ -325,20 +345,28 @@ def _tell_parents(cursor: CursorWrapper, ended: Sequence[Instance]) -> None:
     """Fail the tasks of the parents that have not been ended themselves."""
     using = cursor.db.alias
     keys = {instance.pk for instance in ended}
-    orphans = [child for child in ended if child.parent_id is not None and child.parent_id not in keys]
-    waiting = Instance.objects.using(using).filter(pk__in={child.parent_id for child in orphans})
-    statuses = dict(waiting.exclude(status__in=TERMINAL).values_list("pk", "status"))
+    parents = {child.parent_id for child in ended if child.parent_id is not None} - keys
+    statuses: dict[int, int] = {}
+    for some in rows.batched(sorted(parents), instances.BATCH_ROWS):
+        waiting = Instance.objects.using(using).filter(pk__in=some).exclude(status__in=TERMINAL)
+        statuses.update(waiting.values_list("pk", "status"))
     now = clock.now()
-    for child in orphans:
-        if child.parent_id not in statuses or child.parent_task_id is None:
-            continue
-        failure = FailureDetails(
-            f"Sub-orchestration {child.instance_id!r} was terminated", "OrchestrationTerminated"
-        )
-        event = events.SubOrchestrationInstanceFailedEvent(-1, now, child.parent_task_id, failure)
-        message = NewMessage(child.parent_id, event, child.parent_execution_id)
-        is_suspended = statuses[child.parent_id] == InstanceStatus.SUSPENDED
-        post(cursor, [message], now, suspended=is_suspended)
+    told: dict[bool, list[NewMessage]] = {}
+    for child in ended:
+        if child.parent_id is not None and child.parent_id in statuses and child.parent_task_id is not None:
+            is_suspended = statuses[child.parent_id] == InstanceStatus.SUSPENDED
+            event = _termination_of(child, child.parent_task_id, now)
+            message = NewMessage(child.parent_id, event, child.parent_execution_id)
+            told.setdefault(is_suspended, []).append(message)
+    for is_suspended, messages in told.items():
+        post(cursor, messages, now, suspended=is_suspended)
+
+
+def _termination_of(child: Instance, task_id: int, now: datetime) -> HistoryEvent:
+    failure = FailureDetails(
+        f"Sub-orchestration {child.instance_id!r} was terminated", "OrchestrationTerminated"
+    )
+    return events.SubOrchestrationInstanceFailedEvent(-1, now, task_id, failure)
 
 
 # ------------------------------------------------------------------------------------- restart

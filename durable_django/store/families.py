@@ -102,32 +102,35 @@ def lock_family(using: str, instance_id: str, follows: Follows) -> list[Instance
 
     Returns an empty list where there is no such instance.
     """
-    root = Instance.objects.using(using).only(*_KINSHIP).filter(instance_id=instance_id).first()
-    if root is None:
-        return []
-    locked: dict[int, Instance] = {}
+    key = Instance.objects.using(using).values_list("pk", flat=True).filter(instance_id=instance_id).first()
+    roots = [] if key is None else lock(using, [key])
+    return [*roots, *lock_descendants(using, roots, follows)]
+
+
+def lock_descendants(using: str, roots: Sequence[Instance], follows: Follows) -> list[Instance]:
+    """Lock the descendants of instances that are locked, as far as ``follows`` goes; return these, by key."""
+    locked = {root.pk: root for root in roots}
     gone: set[int] = set()
-    wanted = {root.pk}
+    wanted = _descendants(using, roots, follows)
     # What was not locked yet may have had more children since it was read; what is locked has no more.
     while missing := wanted - locked.keys() - gone:
         locked |= {instance.pk: instance for instance in lock(using, list(missing))}
         gone |= missing - locked.keys()
-        if root.pk in gone:
-            return []
-        wanted = {root.pk} | _descendants(using, locked[root.pk], follows)
-    first = locked.pop(root.pk)
-    return [first, *(locked[key] for key in sorted(wanted & locked.keys()))]
+        wanted = _descendants(using, roots, follows)
+    return [locked[key] for key in sorted(wanted & locked.keys())]
 
 
-def _descendants(using: str, root: Instance, follows: Follows) -> set[int]:
+def _descendants(using: str, roots: Sequence[Instance], follows: Follows) -> set[int]:
+    """Return the keys of the descendants of ``roots``, of which none is one of its own."""
     found: set[int] = set()
-    generation = {root.pk: root}
+    generation = {root.pk: root for root in roots}
+    ours = frozenset(generation)
     while generation:
         parents = generation
         generation = {
             child.pk: child
             for parent_key, child in _children(using, list(parents))
-            if child.pk not in found and child.pk != root.pk and follows(parents[parent_key], child)
+            if child.pk not in found and child.pk not in ours and follows(parents[parent_key], child)
         }
         found |= generation.keys()
     return found

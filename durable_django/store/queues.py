@@ -6,21 +6,21 @@ the next may begin stands in `QueueLimit`, a row for each queue and for each lim
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections, transaction
 from django.db.backends.utils import CursorWrapper
-from django.db.models import Count
+from django.db.models import Count, F, QuerySet
 
 from durable_django.core.limits import Limits, Rate
 from durable_django.models import ActivityTask, QueueLimit
 from durable_django.store import activities, clock
 from durable_django.store.activities import Leased
-from durable_django.store.rows import any_of
+from durable_django.store.rows import any_of, batched
 from durable_django.store.scope import Served
 
 AHEAD = timedelta(seconds=0.1)
@@ -29,7 +29,14 @@ AHEAD = timedelta(seconds=0.1)
 AHEAD_OF_ENGINES = timedelta(seconds=1)
 """The same for an activity that is handed to an engine, and has to travel."""
 
+LONGEST_WAIT = timedelta(seconds=2)
+"""How long before it may begin an engine's activity has its turn, at most: a process waits so long for it."""
+
+LONGEST_LEASE = 64
+"""To how many times its length the lease of what waits in an engine's broker grows, at most."""
+
 _LOOKED_AT = 50
+_BATCH = 500
 _FORGOTTEN_AFTER = timedelta(days=1)
 
 
@@ -62,15 +69,18 @@ def claim(
 ) -> Claim:
     """Lease up to ``most`` activities of a queue that are due, as far as its limits allow.
 
-    ``for_engine`` says that an engine begins them by itself, and calls `reserve` then.
+    ``for_engine`` says that an engine begins them by itself, and calls `reserve` then. What it was handed
+    before and has not begun keeps its token, so that the message that it has is good again.
     """
     with transaction.atomic(using), connections[using].cursor() as cursor:
         if limits == Limits():
             now = clock.now()
             condition, parameters = served.condition(cursor.db.vendor, "a.")
             found = activities.ask_rows(cursor, condition, parameters, now, most)()
-            leased = activities.lease_rows(cursor, found, worker, now + lease)
-            return Claim([(now, one) for one in leased], is_full=len(found) == most)
+            leasing = _Leasing(
+                cursor=cursor, worker=worker, now=now, lease=lease, for_engine=for_engine, is_bounded=False
+            )
+            return Claim([(now, one) for one in leasing.run(found)], is_full=len(found) == most)
         state = _lock(using, queue)
         if state is None:
             return Claim(is_busy=True)
@@ -87,13 +97,16 @@ def reserve(using: str, queue: str, key: str | None, limits: Limits, within: tim
     ``within`` some time has nothing reserved, and is to come again then.
     """
     with transaction.atomic(using):
-        states = [_state(using, queue, name) for name, _rate in _rates(key, limits)]
+        rates = dict(_rates(key, limits))
+        states = {name: _state(using, queue, name) for name in rates}
         # After the locks: whoever waits for one must not get a moment that has passed.
         now = clock.now()
-        begins = max([now, *(clock.from_orm(state.next_at) for state in states)])
+        stored = {name: clock.from_orm(state.next_at) for name, state in states.items()}
+        next_at = {name: min(stored[name], _latest(now, rate)) for name, rate in rates.items()}
+        begins = max([now, *next_at.values()])
         if begins - now <= within:
-            for name, rate in _rates(key, limits):
-                _advance(using, queue, {name: begins + rate.spacing})
+            next_at = {name: begins + rate.spacing for name, rate in rates.items()}
+        _advance(using, queue, {name: at for name, at in next_at.items() if at != stored[name]})
     return begins
 
 
@@ -126,6 +139,10 @@ class _Claiming:
         self._horizon = now + (AHEAD_OF_ENGINES if for_engine else AHEAD)
         self._next: dict[str, datetime] = {"": clock.from_orm(state.next_at)}
         self._advanced: set[str] = set()
+        if limits.rate is not None and self._next[""] > (latest := _latest(now, limits.rate)):
+            # To be noted: else the moment would be as far away from the next look.
+            self._next[""] = latest
+            self._advanced.add("")
         running = (
             ActivityTask.objects.using(self._using)
             .filter(queue=state.queue, lease_token__isnull=False, visible_at__gt=clock.aware(now))
@@ -143,9 +160,15 @@ class _Claiming:
             most = min(most, self._limits.concurrency - self._running.total())
         self._exclude_keys()
         chosen = self._choose(most)
-        leased = activities.lease_rows(
-            self._cursor, [row for _start, row in chosen], worker, self._now + lease
+        leasing = _Leasing(
+            cursor=self._cursor,
+            worker=worker,
+            now=self._now,
+            lease=lease,
+            for_engine=self._for_engine,
+            is_bounded=self._limits.concurrency is not None,
         )
+        leased = leasing.run([row for _start, row in chosen])
         starts = {row[1:6]: start for start, row in chosen}
         _advance(self._using, self._queue, {name: self._next[name] for name in self._advanced})
         return Claim(
@@ -199,11 +222,15 @@ class _Claiming:
             self._excluded |= full
         if limits.key_rate is not None:
             states = QueueLimit.objects.using(self._using).filter(queue=self._queue).exclude(key="")
+            latest = _latest(self._now, limits.key_rate)
             later = states.filter(next_at__gt=clock.aware(self._now))
             for key, at in later.values_list("key", "next_at"):
-                self._next[key] = clock.from_orm(at)
+                self._next[key] = min(clock.from_orm(at), latest)
                 if self._next[key] > self._horizon:
                     self._excluded.add(key)
+            if latest in self._next.values():
+                too_late = states.filter(next_at__gt=clock.aware(latest))
+                too_late.update(next_at=clock.aware(latest))
 
     def _start_of(self, key: str | None) -> datetime | None:
         """Return when an activity may begin, counting it, or None: not now."""
@@ -225,6 +252,81 @@ class _Claiming:
         if key is not None and most is not None and self._running[key] >= most:
             self._excluded.add(key)
         return start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leasing:
+    """How the activities of one claim are leased.
+
+    An activity that was handed to an engine and not begun in time may still be in its broker, behind others.
+    It keeps its token, so that the message there is good again, and whichever comes first begins it. And it
+    gets twice the lease that it had, where no limit bounds how many wait there: a long backlog must not fill
+    the broker with message after message for each.
+    """
+
+    cursor: CursorWrapper
+    worker: str
+    now: datetime
+    lease: timedelta
+    for_engine: bool
+    is_bounded: bool
+
+    def run(self, found: Sequence[tuple[Any, ...]]) -> list[Leased]:
+        """Lease what `activities.ask_rows` has found."""
+        tokens = self._waiting([row[0] for row in found]) if self.for_engine else {}
+        again: list[tuple[Any, ...]] = []
+        new: list[tuple[Any, ...]] = []
+        for row in found:
+            # Orphans, which have no instance's id, are deleted along with what is leased for the first time.
+            (again if row[0] in tokens and row[2] is not None else new).append(row)
+        leased = activities.lease_rows(self.cursor, new, self.worker, self.now + self.lease)
+        return leased + self._lease_again(again, tokens)
+
+    def _waiting(self, keys: Sequence[int]) -> dict[int, int]:
+        """Return the tokens of those activities that were handed over, and that nobody has begun."""
+        tokens: dict[int, int] = {}
+        for some in batched(keys, _BATCH):
+            tasks = self._tasks()
+            if self.cursor.db.features.has_select_for_update:
+                tasks = tasks.select_for_update()  # They are locked; this is for what is true at present.
+            handed = tasks.filter(pk__in=some, lease_token__isnull=False, worker__isnull=True)
+            found = handed.values_list("pk", "lease_token")
+            tokens |= {key: token for key, token in found if token is not None}
+        return tokens
+
+    def _lease_again(self, found: Sequence[tuple[Any, ...]], tokens: dict[int, int]) -> list[Leased]:
+        leased: list[Leased] = []
+        by_lease: defaultdict[timedelta, list[int]] = defaultdict(list)
+        for pk, instance, instance_id, *task, created_at in found:
+            queued_at = clock.from_orm(created_at)
+            by_lease[self._longer(self.now - queued_at)].append(pk)
+            known = (instance, instance_id, *task, queued_at)
+            leased.append(Leased(tokens[pk], *known))
+        for lease, keys in by_lease.items():
+            until = clock.aware(self.now + lease)
+            for some in batched(keys, _BATCH):
+                self._tasks().filter(pk__in=some).update(
+                    visible_at=until, worker=self.worker, deliveries=F("deliveries") + 1
+                )
+        return leased
+
+    def _tasks(self) -> QuerySet[ActivityTask]:
+        return ActivityTask.objects.using(self.cursor.db.alias)
+
+    def _longer(self, age: timedelta) -> timedelta:
+        """Return the lease that comes after those of which so much time has passed, each double the last."""
+        if self.is_bounded:
+            return self.lease
+        times = min(max(1, int(age / self.lease + 1)), LONGEST_LEASE)
+        return self.lease * (1 << (times.bit_length() - 1))
+
+
+def _latest(now: datetime, rate: Rate) -> datetime:
+    """Return the latest moment for the next start that a rate can have led to.
+
+    Whatever lies beyond has been reserved at a slower rate, which is in force no more.
+    """
+    return now + LONGEST_WAIT + rate.spacing
 
 
 def _rates(key: str | None, limits: Limits) -> Iterable[tuple[str, Rate]]:

@@ -13,7 +13,6 @@ from django.db import OperationalError, connections, transaction
 from durable_django.core.errors import OrchestrationAlreadyExistsError
 from durable_django.core.status import OrchestrationStatus
 from durable_django.store import clock, control, families, instances, wakeup
-from durable_django.store.families import TERMINAL
 from durable_django.store.instances import NewInstance
 from durable_django.store.savepoints import is_conflict
 
@@ -43,6 +42,8 @@ def start(using: str, new: NewInstance, replaceable: Statuses = ()) -> None:
 
 def start_all(using: str, new: Sequence[NewInstance], replaceable: Statuses = ()) -> None:
     """Insert pending instances of different ids as `start` does, but all of them or none.
+
+    A few statements serve hundreds of them, those in whose place they come included.
 
     Raises:
         OrchestrationAlreadyExistsError: Ids are taken by somebody who stays.
@@ -94,9 +95,7 @@ def _make_way(using: str, instance_ids: Sequence[str], replaceable: Statuses) ->
     stay = [one.instance_id for one in holders if OrchestrationStatus(one.status) not in replaceable]
     if stay:
         return stay
-    for holder in holders:
-        if holder.status not in TERMINAL:
-            control.terminate(using, holder.instance_id)
+    control.terminate_all(using, holders)
     with connections[using].cursor() as cursor:
         instances.delete(cursor, [holder.pk for holder in holders])
     return []

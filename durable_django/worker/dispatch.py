@@ -36,8 +36,8 @@ class ActivityDispatcher(ABC):
     There is one for each queue that ``DISPATCHERS`` in the settings names, made with that queue and its
     ``OPTIONS``. Whoever runs an activity calls `durable_django.worker.remote.execute_activity` with its alias
     and token, and all rules of leases, results and failures hold. A message that is lost comes again when its
-    lease has run out, ``lease_seconds`` (an option, 300 by default) after it was handed over; one that comes
-    twice, or too late, finds its lease gone, and does nothing.
+    lease has run out, ``lease_seconds`` (an option, 300 by default) after it was handed over, with the same
+    token; one that comes twice, or too late, finds its lease gone, and does nothing.
     """
 
     supports_async: ClassVar[bool] = True
@@ -47,7 +47,10 @@ class ActivityDispatcher(ABC):
         self.queue = queue
         self.options = dict(options)
         self.lease_seconds: float = self.options.pop("lease_seconds", 300)
-        """After how long an activity that nobody has begun is handed over again."""
+        """After how long an activity that nobody has begun is handed over again, the first time.
+
+        Where no limit bounds how many wait, each further time comes after twice as long as the one before.
+        """
         self.batch: int = self.options.pop("batch", 100)
         """How many are handed over at once."""
 

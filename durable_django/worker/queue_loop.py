@@ -180,7 +180,8 @@ class QueueLoop:
         """Find an activity another moment: this thread was held up, and others begin at the present one."""
         begins = queues.reserve(self._using, leased.queue, leased.limit_key, limits, queues.AHEAD)
         if begins - clock.now() > queues.AHEAD:
-            activities.postpone(self._using, leased.token, begins)
+            # Not until then: should the rate become another, the claim will know.
+            activities.release(self._using, [leased.token])
         else:
             heapq.heappush(self._soon, (begins, next(self._order), leased, missed))
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import InterfaceError, OperationalError, connections
 
@@ -28,7 +28,7 @@ from durable_django.worker.loop import send_activity_signals
 logger = logging.getLogger("durable_django.worker")
 
 _OUTAGE_SECONDS = 1.0
-_LONGEST_WAIT = timedelta(seconds=2)
+_LONGEST_WAIT = queues.LONGEST_WAIT
 _TURNS_MISSED = 3
 
 

@@ -24,8 +24,14 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         Rate.parse(text)
 
 
-def test_starts_are_spaced_so_that_no_period_has_too_many() -> None:
-    assert timedelta(milliseconds=50) < Rate.parse("20/s").spacing < timedelta(milliseconds=52.5)
+@pytest.mark.parametrize("text", ["1/s", "20/s", "999/s", "100/5m", "1000/d"])
+def test_starts_are_spaced_so_that_no_period_has_too_many_though_one_is_late(text: str) -> None:
+    limits = Limits.parse({"rate": text})
+    rate = Rate.parse(text)
+    period = timedelta(seconds=rate.seconds)
+    between = rate.count * rate.spacing  # from a start to the first that is one too many
+    assert between - limits.latest > period * 1.01, "the first was late, and took its time to its first line"
+    assert between < period * 1.06
 
 
 @pytest.mark.parametrize(

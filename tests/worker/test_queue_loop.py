@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.test import override_settings
@@ -14,7 +15,7 @@ from django.test import override_settings
 from durable_django import task
 from durable_django.core.registry import Registry
 from durable_django.models import ActivityTask
-from durable_django.store import activities
+from durable_django.store import activities, clock
 from durable_django.store.scope import Served
 from durable_django.testing import VirtualClock
 from durable_django.worker import queue_loop
@@ -57,6 +58,15 @@ def a_loop(poll_interval: float = 0.05) -> QueueLoop:
     return QueueLoop(USING, Served(), Registry(), pool, worker="worker", poll_interval=lambda: poll_interval)
 
 
+class Spool(ActivityDispatcher):
+    """A broker: first in, first out."""
+
+    tokens: ClassVar[deque[int]] = deque()
+
+    def dispatch(self, activities: Sequence[Handed]) -> None:
+        self.tokens.extend(one.token for one in activities)
+
+
 def begun(loop: QueueLoop) -> int:
     pool: Any = loop._pool
     return len(pool.leased)
@@ -89,6 +99,22 @@ def test_what_has_missed_its_turn_takes_another(durable_clock: VirtualClock) -> 
         durable_clock.move(timedelta(seconds=0.02))
         loop.step()
         assert begun(loop) == 3
+
+
+def test_though_one_is_late_no_second_has_too_many(durable_clock: VirtualClock) -> None:
+    with override_settings(DURABLE_DJANGO=RATE):
+        loop = a_loop()
+        start(60)
+        look(loop)
+        moments = [clock.now()]
+        while len(moments) < 60:
+            late = loop._limits[QUEUE].latest if len(moments) % 30 == 3 else timedelta()
+            durable_clock.move(loop._soon[0][0] - clock.now() + late)
+            look(loop)
+            moments += [clock.now()] * (begun(loop) - len(moments))
+        for moment in moments:
+            assert sum(moment <= other < moment + timedelta(seconds=1) for other in moments) <= 20
+        assert moments[-1] - moments[0] < timedelta(seconds=3.2)
 
 
 def test_a_turn_that_is_far_away_is_left_to_whoever_is_there_then(durable_clock: VirtualClock) -> None:
@@ -128,6 +154,29 @@ def test_a_full_queue_is_looked_at_soon_and_more_rarely_while_nothing_ends() -> 
         look(loop)
         assert begun(loop) == 2
         assert next_look(loop) < 0.2
+
+
+def test_a_backlog_that_outlasts_its_leases_is_worked_off_all_the_same(durable_clock: VirtualClock) -> None:
+    Spool.tokens.clear()
+    given = {"BACKEND": f"{__name__}.Spool", "OPTIONS": {"lease_seconds": 10, "batch": 30}}
+    with override_settings(DURABLE_DJANGO={"DISPATCHERS": {QUEUE: given}}):
+        loop = a_loop()
+        start(100)
+        messages = 0
+        for _second in range(100):
+            before = len(Spool.tokens)
+            for _look in range(6):
+                look(loop)
+            messages += len(Spool.tokens) - before
+            until = clock.now() + timedelta(hours=1)
+            assert activities.take_over(USING, Spool.tokens.popleft(), "engine", until), (
+                "it is good for nothing"
+            )
+            durable_clock.move(timedelta(seconds=1))
+        assert messages < 300, "three for each would be many"
+        until = clock.now() + timedelta(hours=1)
+        assert not any(activities.take_over(USING, token, "engine", until) for token in Spool.tokens)
+    assert set(ActivityTask.objects.values_list("worker", "deliveries")) == {("engine", 1)}
 
 
 def test_an_empty_queue_costs_a_poll() -> None:

@@ -237,6 +237,16 @@ class TestAnotherEngine:
         ActivityTask.objects.update(visible_at=clock.aware(clock.now() - timedelta(seconds=1)))
         assert output(instance_id) == ["a"]
 
+    def test_a_message_that_is_late_is_good_again_once_another_has_been_sent(self, workers: Any) -> None:
+        Threads.holds = True
+        instance_id = start("work", "far", ["a"])
+        until(lambda: ActivityTask.objects.filter(worker=None, lease_token__isnull=False).exists())
+        ActivityTask.objects.update(visible_at=clock.aware(clock.now() - timedelta(seconds=1)))
+        until(lambda: len(Threads.held) == 2)
+        assert run_in_thread(Threads.held[0])
+        assert not run_in_thread(Threads.held[1])
+        assert (output(instance_id), len(gauge.begun)) == (["a"], 1)
+
     def test_a_workers_death_is_nothing_to_what_it_has_handed_over(self, workers: Any) -> None:
         Threads.holds = True
         instance_id = start("work", "far", ["a"])
