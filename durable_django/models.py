@@ -379,7 +379,7 @@ class EntityOperation(models.Model):
         verbose_name = _("entity operation")
         verbose_name_plural = _("entity operations")
         indexes: ClassVar = [
-            models.Index(fields=["name", "key", "id"], name="durable_operation_inbox"),
+            models.Index(fields=["name", "key", "visible_at", "id"], name="durable_operation_turn"),
             models.Index(fields=["visible_at", "name", "key"], name="durable_operation_ready"),
         ]
 

@@ -6,7 +6,8 @@ everything once more, and each recorded event must find its twin.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -52,6 +53,13 @@ class End:
         if not self.trusted:
             return True
         return self.status is OrchestrationStatus.FAILED and isinstance(event, events.EventRaisedEvent)
+
+    def carry(self, unseen: Iterable[HistoryEvent]) -> None:
+        """Let the next execution, if one follows, have the external events that the code has not seen."""
+        following = self.continue_as_new
+        if following is not None:
+            raised = [event for event in unseen if isinstance(event, events.EventRaisedEvent)]
+            self.continue_as_new = replace(following, carried=(*following.carried, *raised))
 
     def as_event(self, now: datetime, failures: FailureLog, last_step: int) -> HistoryEvent:
         """Return what the history is to say of it; ``last_step`` is where the code's last decisions begin."""

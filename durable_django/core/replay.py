@@ -296,12 +296,14 @@ class Execution:
         self._gate = None
         if not self.is_replaying:
             self._adopt_undecided()
-        for position, held in gate.held:
-            if self._end is None:
-                self._apply(held, position)
+        for number, (position, held) in enumerate(gate.held):
+            if self._end is not None:
+                self._end.carry(event for _, event in gate.held[number:])
+                return
+            self._apply(held, position)
 
     def _rewind(self, event: events.ExecutionRewoundEvent) -> None:
-        if event.sections:
+        if event.sections and self._end is None:  # The code may fail again, by what it was told.
             self._gate = self._gate or Gate()
             self._gate.close(event.sections)
 

@@ -14,6 +14,11 @@ class Migration(migrations.Migration):
             name="tries",
             field=models.SmallIntegerField(db_default=0, default=0, verbose_name="tries"),
         ),
+        migrations.RemoveIndex(model_name="entityoperation", name="durable_operation_inbox"),
+        migrations.AddIndex(
+            model_name="entityoperation",
+            index=models.Index(fields=["name", "key", "visible_at", "id"], name="durable_operation_turn"),
+        ),
         migrations.AddField(
             model_name="worker",
             name="suspect_operations",

@@ -143,15 +143,13 @@ def operations(cursor: CursorWrapper, entity: LockedEntity, now: datetime, limit
         f" FROM {table(EntityOperation, vendor)} o"
         f" WHERE o.name = %s AND o.{rows.column(EntityOperation, 'key', vendor)} = %s{held}"
     )
-    # Apart, each is read in the order of an index, and no further than it has to be.
+    present, at_once = (clock.to_database(cursor.db.alias, at) for at in (now, AT_ONCE))
+    # Apart, each is read in the order of the index, and no further than it has to be.
     cursor.execute(
-        f"SELECT * FROM ({select} AND o.visible_at <= o.created_at ORDER BY o.id LIMIT %s) a"
-        f" UNION ALL SELECT * FROM ({select} AND o.visible_at > o.created_at AND o.visible_at <= %s"
-        f" AND o.visible_at > %s ORDER BY o.visible_at, o.id LIMIT %s) b",
-        [
-            *(*parameters, limit),
-            *(*parameters, *(clock.to_database(cursor.db.alias, at) for at in (now, AT_ONCE)), limit),
-        ],
+        f"SELECT a.*, 0 FROM ({select} AND o.visible_at = %s ORDER BY o.id LIMIT %s) a"
+        f" UNION ALL SELECT b.*, 1 FROM ({select} AND o.visible_at > %s AND o.visible_at <= %s"
+        f" ORDER BY o.visible_at, o.id LIMIT %s) b",
+        [*parameters, at_once, limit, *parameters, at_once, present, limit],
     )
     return [
         Operation._make((*row[:9], json.loads(row[9]) if row[9] else [], *row[10:12]))
@@ -161,13 +159,13 @@ def operations(cursor: CursorWrapper, entity: LockedEntity, now: datetime, limit
 
 def _in_order(found: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Order operations as they were sent; those for later come after what was sent until they were due."""
-    at_once = sorted(row for row in found if row[-1] <= row[-2])
-    later = deque(sorted((row for row in found if row[-1] > row[-2]), key=lambda row: (row[-1], row[0])))
+    at_once = sorted(row for row in found if not row[-1])
+    later = deque(sorted((row for row in found if row[-1]), key=lambda row: (row[-2], row[0])))
     ordered = []
     latest = None
     for row in at_once:
-        latest = row[-2] if latest is None else max(latest, row[-2])
-        while later and later[0][-1] < latest:
+        latest = row[-3] if latest is None else max(latest, row[-3])
+        while later and later[0][-2] < latest:
             ordered.append(later.popleft())
         ordered.append(row)
     return [*ordered, *later]
@@ -203,6 +201,11 @@ def delete_operations(cursor: CursorWrapper, keys: Sequence[int]) -> bool:
     """Delete operations that have been performed; False if somebody has withdrawn one meanwhile."""
     rows.delete(cursor, EntityOperation, "id", keys)
     return not keys or cursor.rowcount == len(keys)
+
+
+def are_waiting(using: str, keys: Sequence[int]) -> bool:
+    """Tell whether all of these operations are still to be performed."""
+    return EntityOperation.objects.using(using).filter(pk__in=keys).count() == len(keys)
 
 
 def clean(using: str, *, remove_empty: bool, release_orphans: bool) -> tuple[int, int]:

@@ -57,7 +57,9 @@ def tidy() -> bool:
     for alias in _connected.aliases:
         try:
             connection: Any = connections[alias]
-            is_left_open |= connection.in_atomic_block
+            if connection.in_atomic_block:
+                is_left_open = True
+                continue
             if connection.connection is None:
                 continue
             if connection.close_at is not None and connection.settings_dict["CONN_MAX_AGE"] == 0:

@@ -68,13 +68,15 @@ class EntityReport:
 class _Trial:
     """What is known of the operations that break the transaction, over the turns that it takes to find them.
 
-    ``limit`` is how many one turn performs; with ``only``, it is that one or none. ``begun`` and ``current``
-    are of the last turn: how many operations it began, and the one whose code ran when it broke.
+    ``limit`` is how many one turn performs; with ``only``, it is that one or none. ``withdraws_itself`` says
+    that an operation withdraws others, or itself. ``begun`` and ``current`` are of the last turn: how many
+    operations it began, and the one whose code ran when it broke.
     """
 
     limit: int
     only: int | None = None
     leaves_suspects: bool = False
+    withdraws_itself: bool = False
     begun: int = 0
     current: int | None = None
     broken: dict[int, int] = field(default_factory=dict)
@@ -130,7 +132,11 @@ class _Batch:
 
 
 class _WithdrawnError(Exception):
-    """What has been performed was withdrawn meanwhile."""
+    """Of the operations that have been performed, by their ``keys``, some were withdrawn meanwhile."""
+
+    def __init__(self, keys: list[int]) -> None:
+        super().__init__(keys)
+        self.keys = keys
 
 
 class EntityProcessor:
@@ -188,8 +194,9 @@ class EntityProcessor:
             trial.begin_turn()
             try:
                 return self._commit(address, trial)
-            except _WithdrawnError:
-                continue
+            except _WithdrawnError as withdrawn:
+                # Those that are there again were withdrawn by this very turn, which is to be.
+                trial.withdraws_itself = entities.are_waiting(self.using, withdrawn.keys)
             except Exception as error:
                 close_if_lost(self.using)
                 connections[self.using].ensure_connection()
@@ -359,8 +366,8 @@ class EntityProcessor:
         report.performed = len(batch.consumed)
         if batch.is_changed:
             entities.save(cursor, entity, now)
-        if not entities.delete_operations(cursor, batch.consumed):
-            raise _WithdrawnError  # By a rewind, which has sent it again: nothing of this turn is kept.
+        if not entities.delete_operations(cursor, batch.consumed) and not batch.trial.withdraws_itself:
+            raise _WithdrawnError(batch.consumed)  # A rewind has sent it again: nothing of this is kept.
         inbox.add(cursor, batch.messages, now)
         operations.add(cursor, batch.sent, now)
         started = instances.add(cursor, [self._new_instance(start, now) for start in batch.starts], now)

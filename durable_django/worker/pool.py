@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from asgiref.sync import sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from durable_django.core.errors import FailureDetails
+from durable_django.store import clock
 from durable_django.store.activities import Leased
 from durable_django.worker.activities import ActivityResult, ActivityRunner
 from durable_django.worker.connections import leave_atomic_blocks, tidy
@@ -143,7 +145,8 @@ class ActivityPool:
             if self._runner.is_async(task):
                 self._on_loop[task.token] = task
                 loop, at_once = self._event_loop()
-                asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
+                running = asyncio.run_coroutine_threadsafe(self._run_async(task, at_once), loop)
+                running.add_done_callback(partial(self._see_to_end, task))
             else:
                 self._begun_at = self._begun_at or now
                 self._waiting[task.token] = now
@@ -210,15 +213,28 @@ class ActivityPool:
             self._tidy_later()
         self._finish(task, result, None)
 
+    def _see_to_end(self, task: Leased, _: object) -> None:
+        """Fail an activity that another one has cancelled before it began."""
+        if task.token in self._on_loop:
+            failure = FailureDetails.from_exception(asyncio.CancelledError("It was cancelled as it began."))
+            self._finish(task, self._runner.result(task, clock.now(), None, failure), None)
+
     def _tidy_later(self) -> None:
         """Look after the connections of the event loop's activities, in the one thread that has them.
 
         They may keep it busy: nobody waits for that. Whatever uses a connection next comes after it.
         """
         self._tidied_at = time.monotonic()
-        tidying = asyncio.ensure_future(sync_to_async(tidy)())
+        tidying = asyncio.ensure_future(sync_to_async(self._tidy)())
         self._tidying.add(tidying)
         tidying.add_done_callback(self._tidying.discard)
+
+    def _tidy(self) -> bool:
+        is_left_open = tidy()
+        if is_left_open and len(self._on_loop) <= 1:  # Of others, one might be in it.
+            logger.error("An async activity has entered an atomic block and never left it: it is undone")
+            leave_atomic_blocks()
+        return is_left_open
 
     def _finish(self, task: Leased, result: ActivityResult, seconds: float | None) -> None:
         if seconds is not None:

@@ -454,6 +454,46 @@ class TestRewind:
         assert world.turn(task_completed(1)).output == '"done"'
         world.check()
 
+    @pytest.mark.parametrize("saves", [True, False])
+    def test_events_that_an_end_leaves_behind_go_to_the_next_execution(self, saves: bool) -> None:
+        broken = True
+
+        def again(ctx: OrchestrationContext) -> Steps:
+            with (yield ctx.lock_entities([A])):
+                yield ctx.call_entity(A, "get")
+                if broken:
+                    raise ValueError
+                yield ctx.wait_for_external_event("go")
+            ctx.continue_as_new(2, save_events=saves)
+
+        world = World(again)
+        world.begin()
+        world.turn(granted(1))
+        assert world.turn(answered(2)).status is FAILED
+        broken = False
+        world.rewind()
+        world.turn(raised("before"), raised("go"), raised("after"))
+        outcome = world.turn(granted(1))
+        assert outcome.continue_as_new is not None
+        carried = [event.name for event in outcome.continue_as_new.carried]
+        assert carried == (["before"] if saves else []) + ["after"]
+        world.check()
+
+    def test_code_that_fails_again_by_what_it_was_told_unlocks_again(self) -> None:
+        def told(ctx: OrchestrationContext) -> Steps:
+            with (yield ctx.lock_entities([A])):
+                yield ctx.wait_for_external_event("fail")
+                raise ValueError
+
+        world = World(told)
+        world.begin()
+        world.turn(granted(1))
+        assert world.turn(raised("fail")).status is FAILED
+        world.rewind()
+        outcome = world.turn()
+        assert (outcome.status, unlocked(outcome)) == (FAILED, ["@account@a"])
+        world.check()
+
     def test_a_second_rewind_before_the_grant_waits_for_it_as_well(self) -> None:
         world = World(transfer, live=False)
         world.begin()

@@ -304,6 +304,33 @@ class TestRewind:
         assert output("flow") == 5
         assert state("slow", "k") == 5
 
+    def test_an_operation_may_rewind_who_calls_it(self, town: Town, client: DurableTaskClient) -> None:
+        performed = []
+
+        def fixer(ctx: EntityContext, _: None) -> str:
+            performed.append(ctx.operation)
+            if status("flow") == InstanceStatus.FAILED:
+                client.rewind_orchestration("flow")
+            return "fixed"
+
+        def flow(ctx: task.OrchestrationContext, _: None) -> Steps:
+            call = ctx.call_entity(EntityInstanceId("fixer", "k"), "go")
+            yield ctx.call_activity("missing")
+            return (yield call)
+
+        town.registry.add_orchestrator(flow)
+        town.registry.add_entity(fixer, "fixer")
+        start(flow, None, "flow")
+        town.turn()
+        _fail_activity("flow", 2)
+        town.turn()
+        town.settle()
+        _complete_activity("flow", 2)
+        town.settle()
+        assert output("flow") == "fixed"
+        assert len(performed) == 3  # Once more to find out that it was itself, and once for the new call.
+        assert waiting() == []
+
     def test_a_grant_that_the_code_has_not_seen_is_worth_nothing(
         self, town: Town, client: DurableTaskClient
     ) -> None:

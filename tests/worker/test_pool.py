@@ -135,6 +135,41 @@ class TestRunning:
             assert ran(stopping).failure is None
             assert ran(wait).failure is None
 
+    def test_activities_that_another_one_cancels_before_they_begin_fail(self) -> None:
+        async def nasty(ctx: ActivityContext, _: None) -> None:
+            for other in asyncio.all_tasks():
+                if other is not asyncio.current_task():
+                    other.cancel()
+
+        registry = Registry()
+        for activity in (nasty, wait):
+            registry.add_activity(activity)
+        results: queue.SimpleQueue[ActivityResult] = queue.SimpleQueue()
+        pool = ActivityPool(
+            ActivityRunner(registry, PayloadCodec(), "w"), results.put, threads=1, concurrent=1
+        )
+        pool.submit([_leased(1, "nasty"), *(_leased(token, "wait") for token in range(2, 50))])
+        found = {results.get(timeout=TIMEOUT).leased.token for _ in range(49)}
+        assert found == set(range(1, 50))
+        eventually(lambda: pool.is_idle)
+        assert pool.tokens() == []
+        pool.stop()
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_atomic_block_that_an_async_activity_never_leaves_is_undone(self, ran: Run) -> None:
+        async def careless(ctx: ActivityContext, _: None) -> None:
+            await sync_to_async(transaction.atomic().__enter__)()
+
+        async def writes(ctx: ActivityContext, _: None) -> None:
+            await Group.objects.acreate(name=f"kept {ctx.task_id}")
+
+        async def fails(ctx: ActivityContext, _: None) -> None:
+            raise ValueError
+
+        for activity in (writes, careless, fails, writes, writes):
+            ran(activity)
+        assert Group.objects.count() == 3
+
     @pytest.mark.django_db(transaction=True)
     def test_an_atomic_block_that_is_never_left_fails_its_activity_alone(self, ran: Run) -> None:
         def careless(ctx: ActivityContext, _: None) -> None:
