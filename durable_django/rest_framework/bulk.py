@@ -11,6 +11,7 @@ from durable_django.client import steering
 from durable_django.rest_framework import cursors
 from durable_django.rest_framework.fields import STORABLE, FlagField, NumberField, TextField
 from durable_django.rest_framework.filters import LONGEST, SUBJECT
+from durable_django.rest_framework.problems import NoSuchPageError
 from durable_django.rest_framework.serializers import STATUSES, ReasonSerializer
 
 ACTIONS = tuple(steering.ACTIONS)
@@ -42,7 +43,7 @@ class FiltersField(serializers.DictField):
     """The list's filters, by their names."""
 
 
-@extend_schema_field({"type": "string"})
+@extend_schema_field({"type": "string", "pattern": cursors.PATTERN})
 class BulkCursorField(serializers.Field[Any, Any, Any, Any]):
     """Where a bulk action goes on: after one primary key, up to another one."""
 
@@ -53,8 +54,8 @@ class BulkCursorField(serializers.Field[Any, Any, Any, Any]):
                 raise ValueError("it is no text")
             after, until = map(cursors.key, cursors.read(data))
         except ValueError as error:
-            raise serializers.ValidationError(
-                "This is no cursor of a bulk action. Begin without one.", code="invalid"
+            raise NoSuchPageError(
+                "cursor", "This is no cursor of a bulk action. Begin without one."
             ) from error
         return after, until
 

@@ -7,6 +7,9 @@ import binascii
 import json
 from typing import Any
 
+PATTERN = "^[A-Za-z0-9_-]+$"
+"""What all cursors look like."""
+
 _MAX_KEY = 2**63 - 1
 
 

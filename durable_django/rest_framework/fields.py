@@ -114,7 +114,10 @@ class InstanceIdField(NameField):
         return instance_id
 
 
-@extend_schema_field({"type": "string", "pattern": LINE, "maxLength": 1000})
+REASON = {"type": "string", "pattern": LINE, "maxLength": 1000}
+
+
+@extend_schema_field(REASON)
 class ReasonField(serializers.Field[str, Any, str, Any]):
     """A JSON string of one line, which may be empty."""
 

@@ -101,7 +101,12 @@ class KeysetPagination(BasePagination):
         """Describe the query parameters."""
         orderings = _orderings(view)
         parameters = [
-            _parameter(CURSOR, "Where the page begins: from the `next` of the one before.", type="string"),
+            _parameter(
+                CURSOR,
+                "Where the page begins: from the `next` of the one before.",
+                type="string",
+                pattern=cursors.PATTERN,
+            ),
             _parameter(SIZE, _sizes(view), type="integer", minimum=1, maximum=MAX_PAGE_SIZE),
         ]
         if len(orderings) > 1:

@@ -187,7 +187,7 @@ class Bulk(DurableView):
 
     @described(
         operation_id="act_on_instances",
-        responses=responses({200: BulkResultSerializer}),
+        responses=responses({200: BulkResultSerializer}, 404),
         examples=[
             OpenApiExample(
                 "Rewind what failed last night",

@@ -16,7 +16,7 @@ from durable_django.core.errors import scrub
 from durable_django.core.ids import check_name
 from durable_django.entities import EntityInstanceId
 from durable_django.models import Entity
-from durable_django.rest_framework.fields import ENTITY
+from durable_django.rest_framework.fields import ENTITY, REASON
 from durable_django.rest_framework.filters import PAYLOADS, EntityFilter, FilterBackend
 from durable_django.rest_framework.pagination import MAX_HEAVY_PAGE_SIZE, MAX_PAGE_SIZE, KeysetPagination
 from durable_django.rest_framework.problems import ConflictError, invalid
@@ -79,7 +79,7 @@ class EntityList(_EntityView):
     @described(
         operation_id="list_entities",
         parameters=[_STATE],
-        responses=responses({200: EntitySerializer(many=True)}),
+        responses=responses({200: EntitySerializer(many=True)}, 404),
         examples=[OpenApiExample("An account", value=_EXAMPLE, response_only=True)],
     )
     def get(self, request: Request) -> Response:
@@ -108,7 +108,7 @@ class EntityDetail(_EntityView):
 
     @described(
         operation_id="delete_entity",
-        parameters=[OpenApiParameter("reason", str, description="Why, for the audit trail.")],
+        parameters=[OpenApiParameter("reason", REASON, description="Why, for the audit trail.")],
         responses=responses({204: None}, 404, 409),
     )
     def delete(self, request: Request, name: str, key: str) -> Response:

@@ -16,6 +16,7 @@ from durable_django.client import OrchestrationStatus, PurgeInstancesResult
 from durable_django.client.steering import ACTIONS
 from durable_django.models import Instance
 from durable_django.rest_framework import payloads
+from durable_django.rest_framework.fields import REASON
 from durable_django.rest_framework.filters import PAYLOADS, FilterBackend, InstanceFilter
 from durable_django.rest_framework.pagination import (
     MAX_HEAVY_PAGE_SIZE,
@@ -109,7 +110,7 @@ class InstanceList(_InstanceView):
     @described(
         operation_id="list_instances",
         parameters=[_PAYLOADS],
-        responses=responses({200: InstanceSerializer(many=True)}),
+        responses=responses({200: InstanceSerializer(many=True)}, 404),
         examples=[OpenApiExample("One that waits", value=EXAMPLE, response_only=True)],
     )
     def get(self, request: Request) -> Response:
@@ -144,7 +145,7 @@ class InstanceDetail(_InstanceView):
         operation_id="purge_instance",
         parameters=[
             OpenApiParameter("recursive", bool, description="Whether with what it has started."),
-            OpenApiParameter("reason", str, description="Why, for the audit trail."),
+            OpenApiParameter("reason", REASON, description="Why, for the audit trail."),
         ],
         request=None,
         responses=responses({200: PurgedSerializer}, 404, 409),

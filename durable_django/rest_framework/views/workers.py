@@ -77,7 +77,7 @@ class WorkerList(_WorkerView):
 
     @described(
         operation_id="list_workers",
-        responses=responses({200: WorkerSerializer(many=True)}),
+        responses=responses({200: WorkerSerializer(many=True)}, 404),
         examples=[OpenApiExample("One that drains", value=_EXAMPLE, response_only=True)],
     )
     def get(self, request: Request) -> Response:
