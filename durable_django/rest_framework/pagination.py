@@ -27,7 +27,7 @@ MAX_HEAVY_PAGE_SIZE = 100
 
 
 def page_size(request: Request, most: int = MAX_PAGE_SIZE) -> int:
-    """Return how many items the request wants at once; ``most`` is how many it may.
+    """Return how many items the request wants at once; ``most`` is how many it gets.
 
     Raises:
         ValidationError: It wants none, too many, or what is no number.
@@ -35,10 +35,9 @@ def page_size(request: Request, most: int = MAX_PAGE_SIZE) -> int:
     given = request.query_params.get(SIZE)
     if given is None:
         return min(settings.REST_PAGE_SIZE, most)
-    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
-        only = "" if most == MAX_PAGE_SIZE else " with payloads"
-        raise invalid(SIZE, f"A page{only} has from 1 to {most} items.")
-    return int(given)
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= MAX_PAGE_SIZE):
+        raise invalid(SIZE, f"A page has from 1 to {MAX_PAGE_SIZE} items.")
+    return min(int(given), most)
 
 
 class KeysetPagination(BasePagination):
