@@ -203,10 +203,14 @@ class EntityProcessor:
                 trial.blame(error)
                 logger.warning("Operations of @%s@%s are tried again", *address, exc_info=True)
 
+    def _see_to_row(self, address: Address, now: datetime) -> None:
+        if not entities.exists(self.using, address):
+            entities.create(self.using, address, now)
+
     def _first(self, address: Address) -> Operation | None:
         """Return the operation that the entity would perform now."""
         now = clock.now()
-        entities.create(self.using, address, now)
+        self._see_to_row(address, now)
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             entity = entities.lock(cursor, address)
             waiting = entity and entities.operations(cursor, entity, now, 1)
@@ -215,8 +219,7 @@ class EntityProcessor:
     def _commit(self, address: Address, trial: _Trial) -> EntityReport:
         report = EntityReport()
         now = clock.now()
-        if not entities.exists(self.using, address):
-            entities.create(self.using, address, now)
+        self._see_to_row(address, now)
         with transaction.atomic(self.using), connections[self.using].cursor() as cursor:
             entity = entities.lock(cursor, address)
             if entity is None:
