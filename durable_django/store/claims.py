@@ -193,6 +193,19 @@ def ask_pending(
     return lambda: _claimed(vendor, found())
 
 
+def count_pending(cursor: CursorWrapper, served: Served, now: datetime, most: int) -> int:
+    """Count the instances that are to start, held by others or not, up to ``most``."""
+    vendor = cursor.db.vendor
+    condition, parameters = served.condition(vendor, "i.")
+    cursor.execute(
+        f"SELECT COUNT(*) FROM (SELECT 1 FROM {table(Instance, vendor)} i"
+        f" WHERE i.status = {InstanceStatus.PENDING.value} AND i.start_at <= %s{condition} LIMIT %s) pending",
+        [clock.to_database(cursor.db.alias, now), *parameters, most],
+    )
+    count: int = cursor.fetchone()[0]
+    return count
+
+
 def ask_ready(
     cursor: CursorWrapper, served: Served, now: datetime, limit: int
 ) -> Callable[[], list[Claimed]]:

@@ -88,6 +88,13 @@ def beat(
     return True, None if marks[0] is None else clock.from_orm(marks[0])
 
 
+def count_fellows(using: str, identity: str) -> int:
+    """Count the workers that take the same work as one, itself among them, and do not drain."""
+    working = Worker.objects.using(using).filter(draining_since__isnull=True)
+    taken = {name: what for name, *what in working.values_list("identity", "queues", "names")}
+    return max(1, sum(what == taken.get(identity) for what in taken.values()))
+
+
 def mark(using: str, identity: str, *, is_draining: bool) -> bool:
     """Mark a worker so that it takes on nothing new, or take the mark away; False if there is no such worker.
 

@@ -132,7 +132,10 @@ class EntityLoop:
     def _look(self) -> None:
         """Look for entities that nobody has told us of."""
         try:
-            while not self._stopping.is_set():
+            while True:
+                self._wake.clear()  # First: what is told from here on, a stop among it, is not lost.
+                if self._stopping.is_set():
+                    break
                 pause = _OUTAGE_SECONDS
                 try:
                     pause = self._poll_interval() if self._is_draining else self._look_once()
@@ -140,7 +143,6 @@ class EntityLoop:
                     logger.exception("The search for entities goes on after an error, with a new connection")
                     connections[self._processor.using].close()
                 self._wake.wait(pause)
-                self._wake.clear()
         finally:
             connections.close_all()
 

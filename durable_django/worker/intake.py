@@ -24,6 +24,7 @@ from durable_django.worker.bundles import Bundles
 from durable_django.worker.cache import ExecutionCache
 from durable_django.worker.feeds import Results
 from durable_django.worker.leases import lease_end
+from durable_django.worker.shares import Shares
 from durable_django.worker.slots import Slots
 from durable_django.worker.work import Report, Work
 
@@ -40,6 +41,9 @@ _PATIENCE_SECONDS = 0.5
 
 SMALL_BATCH = 8
 """Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
+
+_FEW_STARTS = 100
+"""How many pending instances such a batch starts at most: with more, a large one does better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Intake:
         self._last_scanned = 0
         self._looked_at = 0.0
         self._has_more = True
+        self._shares = Shares(using, worker)
         self.moving: set[int] = set()
         """The keys of what the batch moves, as soon as that is known: to read what has arrived may fail."""
 
@@ -101,11 +106,10 @@ class Intake:
 
     def peek(self, starts: int) -> set[int]:
         """Return instances that are ready, without moving them; ``starts`` bounds the pending ones."""
-        work = Work(scan=True, starts=starts)
+        room = self._batch_instances
         with transaction.atomic(self._using), connections[self._using].cursor() as cursor:
-            return {
-                instance.pk for instance in self._scan(cursor, work, clock.now(), self._batch_instances)()
-            }
+            found = self._scan(cursor, clock.now(), room, min(starts, room))()
+        return {instance.pk for instance in found}
 
     def next_due(self) -> datetime | None:
         """Return when something will be ready that is not yet."""
@@ -127,7 +131,8 @@ class Intake:
         recorded = self._record(cursor, [result.leased for result in work.results])
         locked = claims.ask_keys(cursor, keys)
         room = self._room(len(keys))
-        scanned = self._scan(cursor, work, now, room)
+        starts = self._starts(cursor, work, now, room)
+        scanned = self._scan(cursor, now, room if work.scan else 0, starts)
         arrivals = None if work.looks else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
         results = self._found(work.results, recorded())
         found = scanned()
@@ -137,7 +142,10 @@ class Intake:
                 self._looked_at = time.monotonic()
                 self._last_scanned = len(found)
                 # Below its limits it has seen all: to look again at once would only delay results to come.
-                self._has_more = len(found) >= min(work.starts, room)
+                # So it would where others have a share: what they leave is found in a moment.
+                full = starts if pipeline.is_open(cursor) else min(work.starts, room)
+                started = sum(instance.is_pending for instance in found)
+                self._has_more = started >= full or len(found) >= room
             report.is_full, report.is_crowded = self._has_more, not room
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
@@ -197,17 +205,24 @@ class Intake:
             found.setdefault(row.instance, []).append(ours)
         return found
 
+    def _starts(self, cursor: CursorWrapper, work: Work, now: datetime, room: int) -> int:
+        """Return how many pending instances to take on: of a backlog's end, this worker's share."""
+        starts = min(work.starts, room)
+        if pipeline.is_open(cursor):
+            return min(starts, _FEW_STARTS)
+        return min(work.starts, self._shares.starts(cursor, self.scope.orchestrations, now, starts))
+
     def _scan(
-        self, cursor: CursorWrapper, work: Work, now: datetime, room: int
+        self, cursor: CursorWrapper, now: datetime, room: int, starts: int
     ) -> Callable[[], list[Claimed]]:
         served = self.scope.orchestrations
-        ready = claims.ask_ready(cursor, served, now, room if work.scan else 0)
+        ready = claims.ask_ready(cursor, served, now, room)
         if pipeline.is_open(cursor):
             # In one exchange: the few that a small batch has will not be twice as many as a large one may.
-            pending = claims.ask_pending(cursor, served, now, min(work.starts, room))
+            pending = claims.ask_pending(cursor, served, now, starts)
             return lambda: ready() + pending()
         found = ready()
-        pending = claims.ask_pending(cursor, served, now, min(work.starts, room - len(found)))
+        pending = claims.ask_pending(cursor, served, now, min(starts, max(room, starts) - len(found)))
         return lambda: found + pending()
 
     def _claim_activities(self, cursor: CursorWrapper, slots: Slots, now: datetime, report: Report) -> None:

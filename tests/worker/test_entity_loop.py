@@ -188,3 +188,26 @@ def test_what_is_not_served_here_is_announced(processor: HeldProcessor, loop: En
         loop.submit([A])
         assert told.wait(TIMEOUT)
     assert processor.begun == []
+
+
+class FirstWait(threading.Event):
+    """Notes whether there is something to wait for, and has the loop end."""
+
+    def __init__(self, loop: EntityLoop) -> None:
+        super().__init__()
+        self._stopping = loop._stopping
+        self.was_set: bool | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.was_set = self.is_set()
+        self._stopping.set()
+        return True
+
+
+def test_the_first_look_sees_to_what_was_told_before(processor: HeldProcessor) -> None:
+    loop = make_loop(processor, TIMEOUT)
+    loop._wake = wake = FirstWait(loop)
+    loop.hint()
+    loop._look()
+    assert processor.looks == 1
+    assert wake.was_set is False, "it would look again at once"
