@@ -197,9 +197,11 @@ def count_pending(cursor: CursorWrapper, served: Served, now: datetime, most: in
     """Count the instances that are to start, held by others or not, up to ``most``."""
     vendor = cursor.db.vendor
     condition, parameters = served.condition(vendor, "i.")
+    # In the claim's order, by its index: just when a backlog ends, the server thinks that much is pending.
     cursor.execute(
         f"SELECT COUNT(*) FROM (SELECT 1 FROM {table(Instance, vendor)} i"
-        f" WHERE i.status = {InstanceStatus.PENDING.value} AND i.start_at <= %s{condition} LIMIT %s) pending",
+        f" WHERE i.status = {InstanceStatus.PENDING.value} AND i.start_at <= %s{condition}"
+        " ORDER BY i.priority DESC, i.start_at, i.id LIMIT %s) pending",
         [clock.to_database(cursor.db.alias, now), *parameters, most],
     )
     count: int = cursor.fetchone()[0]

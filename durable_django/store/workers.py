@@ -91,7 +91,8 @@ def beat(
 def count_fellows(using: str, identity: str) -> int:
     """Count the workers that take the same work as one, itself among them, and do not drain."""
     working = Worker.objects.using(using).filter(draining_since__isnull=True)
-    taken = {name: what for name, *what in working.values_list("identity", "queues", "names")}
+    known = working.values_list("identity", "queues", "names", "versioning")
+    taken = {name: what for name, *what in known}
     return max(1, sum(what == taken.get(identity) for what in taken.values()))
 
 

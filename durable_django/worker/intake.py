@@ -42,7 +42,7 @@ _PATIENCE_SECONDS = 0.5
 SMALL_BATCH = 8
 """Up to how many instances a batch is bound by its round trips, and goes through a pipeline."""
 
-_FEW_STARTS = 100
+_FEW_STARTS = 500
 """How many pending instances such a batch starts at most: with more, a large one does better."""
 
 
@@ -149,6 +149,8 @@ class Intake:
             report.is_full, report.is_crowded = self._has_more, not room
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
+        if work.looks and not movable and self._shares.has_left:
+            self._has_more = report.is_full = True  # Its share was not for it: to wait would be for nothing.
         movable = self._within_budget(movable, report)
         self.moving = {instance.pk for instance in movable}
         if arrivals is None:
@@ -208,6 +210,8 @@ class Intake:
     def _starts(self, cursor: CursorWrapper, work: Work, now: datetime, room: int) -> int:
         """Return how many pending instances to take on: of a backlog's end, this worker's share."""
         starts = min(work.starts, room)
+        if not starts:
+            return 0
         if pipeline.is_open(cursor):
             return min(starts, _FEW_STARTS)
         return min(work.starts, self._shares.starts(cursor, self.scope.orchestrations, now, starts))

@@ -15,9 +15,9 @@ class ConcurrencyOptions:
     """How much a worker does at once. None stands for the setting, or for a default that suits the machine.
 
     ``maximum_concurrent_orchestration_work_items`` bounds the instances of one transaction
-    (``BATCH_INSTANCES``), ``maximum_thread_pool_workers`` the threads for plain activities
-    (``ACTIVITY_THREADS``), ``maximum_concurrent_activity_work_items`` all activities, ``async def`` ones
-    included (``MAX_CONCURRENT_ACTIVITIES``).
+    (``BATCH_INSTANCES``; with the last of a backlog, a quarter more), ``maximum_thread_pool_workers`` the
+    threads for plain activities (``ACTIVITY_THREADS``), ``maximum_concurrent_activity_work_items`` all
+    activities, ``async def`` ones included (``MAX_CONCURRENT_ACTIVITIES``).
 
     Raises:
         ValueError: A number is not positive.

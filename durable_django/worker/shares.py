@@ -20,7 +20,8 @@ LEAST = 100
 _STRETCH = 4
 """By which part, one in so many, a batch grows for a rest that would else be a small one, step after step."""
 
-_KNOWN_SECONDS = 1.0
+_KNOWN_SECONDS = 2.0
+"""How long the number of workers is known: what they serve, which is compared, may be long."""
 
 
 class Shares:
@@ -31,7 +32,8 @@ class Shares:
         self._worker = worker
         self._fellows = 1
         self._counted_at = float("-inf")
-        self._has_left = False
+        self.has_left = False
+        """Whether some was left to others the last time."""
 
     def starts(self, cursor: CursorWrapper, served: Served, now: datetime, room: int) -> int:
         """Return how many pending instances to start where there is ``room`` for so many.
@@ -39,8 +41,10 @@ class Shares:
         These are fewer if others could take them as well, and somewhat more if they are the last. What was
         left to others once, and is there the next time, is left to nobody.
         """
-        if room < LEAST or self._has_left:
-            self._has_left = False
+        if room < LEAST:
+            return room
+        if self.has_left:
+            self.has_left = False
             return room
         fellows = self._count_fellows()
         most = room + room // _STRETCH
@@ -48,7 +52,7 @@ class Shares:
         if pending > most * fellows:
             return room
         share = max(LEAST, -(-pending // fellows))
-        self._has_left = share < min(room, pending)
+        self.has_left = share < min(room, pending)
         return min(share, pending)
 
     def _count_fellows(self) -> int:

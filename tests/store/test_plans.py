@@ -97,6 +97,10 @@ def claim_pending(cursor: CursorWrapper) -> None:
     claims.ask_pending(cursor, SERVED, clock.now(), 200)
 
 
+def count_pending(cursor: CursorWrapper) -> None:
+    claims.count_pending(cursor, SERVED, clock.now(), 2000)
+
+
 def claim_ready(cursor: CursorWrapper) -> None:
     claims.ask_ready(cursor, SERVED, clock.now(), 200)
 
@@ -150,6 +154,7 @@ def release_locks(cursor: CursorWrapper) -> None:
     "query",
     [
         claim_pending,
+        count_pending,
         claim_ready,
         claim_keys_and_read,
         next_due,
@@ -169,6 +174,18 @@ def test_no_table_is_scanned(crowd: CursorWrapper, query: Callable[[CursorWrappe
     # What is empty, or has a handful of rows, is scanned at no cost: the inbox here, and bundles always.
     small = ("durable_django_message:", "durable_django_activitybundle:")
     assert [scan for scan in plans.scanned if not scan.startswith(small)] == []
+
+
+def test_the_end_of_a_backlog_is_found_though_the_server_still_thinks_that_all_is_pending(db: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE durable_django_instance CASCADE")
+        cursor.execute(_INSTANCES.format(prefix="new", status=6, completed="NULL", count=20_000))
+        cursor.execute("ANALYZE durable_django_instance")
+        cursor.execute("UPDATE durable_django_instance SET status = 1")
+        plans = Plans()
+        with connection.execute_wrapper(plans):
+            count_pending(cursor)
+    assert plans.scanned == []
 
 
 def test_the_probe_sees_a_scan(crowd: CursorWrapper) -> None:

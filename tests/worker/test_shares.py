@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 
 from durable_django import task
+from durable_django.core.versioning import VersionFailureStrategy, VersioningOptions, VersionMatchStrategy
 from durable_django.models import Instance, InstanceStatus
 from durable_django.store import claims, clock
 from durable_django.store.scope import Served
@@ -34,8 +35,8 @@ def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "SMALL_BATCH", -1)
 
 
-def backlog(count: int) -> None:
-    client().schedule_new_orchestrations(done, [None] * count)
+def backlog(count: int, version: str | None = None) -> None:
+    client().schedule_new_orchestrations(done, [None] * count, version=version)
 
 
 def taken(worker: HandWorker) -> int:
@@ -76,6 +77,36 @@ def test_who_has_taken_what_others_left_leaves_them_their_share_again() -> None:
     assert taken(worker) == 30 + 15
 
 
+def test_batches_that_do_not_look_change_nothing_of_that() -> None:
+    worker = make_worker()
+    for number in range(4):
+        factories.make_worker(f"other {number}")
+    backlog(30)
+    assert taken(worker) == 6
+    worker.loop._hinted, worker.loop._poll_at = False, float("inf")
+    worker.loop.touch([factories.make_instance().pk])
+    worker.loop.step()
+    assert taken(worker) == 6 + BATCH
+
+
+def test_a_share_of_versions_for_others_is_followed_by_another_look_at_once() -> None:
+    worker = make_worker()
+    worker.processor.intake._versioning = VersioningOptions(
+        version="2",
+        match_strategy=VersionMatchStrategy.STRICT,
+        failure_strategy=VersionFailureStrategy.REJECT,
+    )
+    factories.make_worker("other")
+    backlog(12, version="1")
+    backlog(4, version="2")
+    assert taken(worker) == 0
+    assert worker.loop._hinted
+    assert worker.loop._wake.is_set()
+    assert not worker.loop.is_idle.is_set()
+    worker.loop.step()
+    assert Instance.objects.filter(status=InstanceStatus.COMPLETED).count() == 4
+
+
 def test_a_long_backlog_is_taken_by_whole_batches() -> None:
     worker = make_worker()
     factories.make_worker("other")
@@ -102,9 +133,10 @@ def test_no_more_is_taken_on_than_its_activities_can_be() -> None:
         {"queues": ["b"]},
         {"queues": None},
         {"names": {"orchestrations": {"done": []}, "activities": {}, "entities": []}},
+        {"versioning": {"version": "2", "match": "strict", "others": "reject"}},
         {"draining_since": clock.aware(factories.NOW)},
     ],
-    ids=["another queue", "all queues", "some names", "draining"],
+    ids=["another queue", "all queues", "some names", "some versions", "draining"],
 )
 def test_nothing_is_left_to_workers_that_take_other_work(fields: dict[str, Any]) -> None:
     worker = make_worker()
