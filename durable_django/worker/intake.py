@@ -131,7 +131,7 @@ class Intake:
         recorded = self._record(cursor, [result.leased for result in work.results])
         locked = claims.ask_keys(cursor, keys)
         room = self._room(len(keys))
-        starts = self._starts(cursor, work, now, room)
+        starts, leaves_some = self._starts(cursor, work, now, room)
         scanned = self._scan(cursor, now, room if work.scan else 0, starts)
         arrivals = None if work.looks else inbox.ask(cursor, sorted(keys), now, settings.BATCH_EVENTS)
         results = self._found(work.results, recorded())
@@ -149,7 +149,7 @@ class Intake:
             report.is_full, report.is_crowded = self._has_more, not room
         report.missed = not {instance.pk for instance in claimed} >= work.keys | results.keys()
         movable = [instance for instance in claimed if self._is_movable(instance, now, report, alone=alone)]
-        if work.looks and not movable and self._shares.has_left:
+        if leaves_some and not movable:
             self._has_more = report.is_full = True  # Its share was not for it: to wait would be for nothing.
         movable = self._within_budget(movable, report)
         self.moving = {instance.pk for instance in movable}
@@ -207,14 +207,15 @@ class Intake:
             found.setdefault(row.instance, []).append(ours)
         return found
 
-    def _starts(self, cursor: CursorWrapper, work: Work, now: datetime, room: int) -> int:
-        """Return how many pending instances to take on: of a backlog's end, this worker's share."""
+    def _starts(self, cursor: CursorWrapper, work: Work, now: datetime, room: int) -> tuple[int, bool]:
+        """Return how many pending instances to take on, and whether that leaves others their share."""
         starts = min(work.starts, room)
         if not starts:
-            return 0
+            return 0, False
         if pipeline.is_open(cursor):
-            return min(starts, _FEW_STARTS)
-        return min(work.starts, self._shares.starts(cursor, self.scope.orchestrations, now, starts))
+            return min(starts, _FEW_STARTS), False
+        share, leaves_some = self._shares.starts(cursor, self.scope.orchestrations, now, starts)
+        return min(work.starts, share), leaves_some
 
     def _scan(
         self, cursor: CursorWrapper, now: datetime, room: int, starts: int

@@ -32,28 +32,28 @@ class Shares:
         self._worker = worker
         self._fellows = 1
         self._counted_at = float("-inf")
-        self.has_left = False
-        """Whether some was left to others the last time."""
+        self._has_left = False
 
-    def starts(self, cursor: CursorWrapper, served: Served, now: datetime, room: int) -> int:
+    def starts(self, cursor: CursorWrapper, served: Served, now: datetime, room: int) -> tuple[int, bool]:
         """Return how many pending instances to start where there is ``room`` for so many.
 
-        These are fewer if others could take them as well, and somewhat more if they are the last. What was
-        left to others once, and is there the next time, is left to nobody.
+        These are fewer if others could take them as well, and somewhat more if they are the last. With it
+        comes whether some are left to others now. What was left to others once, and is there the next time,
+        is left to nobody.
         """
         if room < LEAST:
-            return room
-        if self.has_left:
-            self.has_left = False
-            return room
+            return room, False
+        if self._has_left:
+            self._has_left = False
+            return room, False
         fellows = self._count_fellows()
         most = room + room // _STRETCH
         pending = claims.count_pending(cursor, served, now, most * fellows + 1)
         if pending > most * fellows:
-            return room
+            return room, False
         share = max(LEAST, -(-pending // fellows))
-        self.has_left = share < min(room, pending)
-        return min(share, pending)
+        self._has_left = share < min(room, pending)
+        return min(share, pending), self._has_left
 
     def _count_fellows(self) -> int:
         present = time.monotonic()

@@ -107,6 +107,22 @@ def test_a_share_of_versions_for_others_is_followed_by_another_look_at_once() ->
     assert Instance.objects.filter(status=InstanceStatus.COMPLETED).count() == 4
 
 
+@pytest.mark.parametrize("small", [-1, 5], ids=["large batches", "small batches"])
+def test_nobody_looks_at_once_for_what_was_left_long_ago(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker()
+    factories.make_worker("other")
+    backlog(30)
+    assert taken(worker) == 15
+    Instance.objects.filter(status=InstanceStatus.PENDING).delete()
+    monkeypatch.setattr(shares, "LEAST", BATCH + 1)  # There is hardly any room from now on.
+    monkeypatch.setattr(intake, "SMALL_BATCH", small)
+    worker.processor.intake._last_scanned = 0
+    for _ in range(2):
+        worker.step()
+        assert not worker.loop._hinted
+    assert worker.loop.is_idle.is_set()
+
+
 def test_a_long_backlog_is_taken_by_whole_batches() -> None:
     worker = make_worker()
     factories.make_worker("other")
