@@ -191,7 +191,7 @@ def test_small_batches_ask_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None
     assert taken_without_asking(monkeypatch) == 6
 
 
-@pytest.mark.database("postgresql")
+@pytest.mark.database("postgresql")  # As above: it takes a pipeline.
 @pytest.mark.parametrize(("pending", "is_full"), [(7, True), (6, False)])
 def test_small_batches_leave_many_starts_to_the_next(
     pending: int, is_full: bool, monkeypatch: pytest.MonkeyPatch
@@ -208,7 +208,7 @@ def test_small_batches_leave_many_starts_to_the_next(
     assert Instance.objects.filter(status=InstanceStatus.COMPLETED).count() == pending + 2
 
 
-@pytest.mark.database("postgresql")
+@pytest.mark.database("postgresql")  # As above: it takes a pipeline.
 def test_a_large_batch_comes_after_a_small_one_that_was_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "SMALL_BATCH", 5)
     monkeypatch.setattr(intake, "_FEW_STARTS", 7)
